@@ -1,0 +1,286 @@
+"""A MONAI bundle's config read as data: references and a few literal expressions, never Python.
+
+MONAI's own parser evaluates every string that begins with ``$`` and imports whatever ``_target_`` names. Here a
+component is built only if the caller's allow-list knows its name, and an expression is worked out only if it is
+made of literals, references, plain arithmetic and `len`; anything else is refused by name.
+"""
+
+from __future__ import annotations
+
+import ast
+import operator
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from .errors import ModelError, UntrustedModel
+
+Allowed: TypeAlias = Callable[[str], Callable[..., Any] | None]  # a `_target_` -> what builds it, None if refused
+
+_REFERENCE = re.compile(r"@\w+(?:(?:::|#)\w+)*")
+_MOST_STEPS = 100_000  # a config that takes more was made to exhaust memory
+_CALLS: Mapping[str, Callable[[Any], Any]] = {
+    "len": len, "int": int, "float": float, "str": str, "bool": bool, "tuple": tuple, "list": list,
+}  # fmt: skip
+_NUMBERS: Mapping[type, Callable[[Any, Any], Any]] = {
+    ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv, ast.FloorDiv: operator.floordiv,
+    ast.Mod: operator.mod,
+}  # fmt: skip
+_SIGNS: Mapping[type, Callable[[Any], Any]] = {ast.USub: operator.neg, ast.UAdd: operator.pos, ast.Not: operator.not_}
+_DTYPES = frozenset(
+    "bool uint8 int8 int16 int32 int64 float16 bfloat16 float32 float64 half float double short int long".split()
+)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One transform of a pipeline: its place in the config and its name, or the object if trusted code made it."""
+
+    id: str
+    target: str
+    built: Any = None
+
+
+class Resolver:
+    """Values of a config by id (``"a::b::0"``), worked out where they are asked for and nowhere else."""
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        self._config = config
+        self._known: dict[tuple[str, Allowed], Any] = {}
+        self._under_way: list[str] = []
+        self._steps_left = _MOST_STEPS
+
+    def has(self, id: str) -> bool:
+        """Whether the config has an entry of this id."""
+        try:
+            self.raw(id)
+        except ModelError:
+            return False
+        return True
+
+    def raw(self, id: str) -> Any:
+        """Entry as it stands in the file."""
+        node: Any = self._config
+        for part in id.split("::"):
+            if isinstance(node, Mapping) and part in node:
+                node = node[part]
+            elif isinstance(node, list) and part.isdecimal() and int(part) < len(node):
+                node = node[int(part)]
+            else:
+                raise ModelError(f"The bundle's config refers to {id!r}, which it does not define; correct the config.")
+        return node
+
+    def value(self, id: str, allowed: Allowed) -> Any:
+        """Entry with its references, literal expressions and allowed components worked out.
+
+        Raises
+        ------
+        UntrustedModel
+            If that takes code: an expression, an import, or a component `allowed` does not know.
+        ModelError
+            If the config is broken: missing or circular references, arguments that do not fit.
+        """
+        id = id.replace("#", "::")
+        key = (id, allowed)
+        if key not in self._known:
+            with _Visit(self._under_way, id):
+                self._known[key] = self._value(self.raw(id), id, allowed)
+        return self._known[key]
+
+    def steps(self, id: str) -> Iterator[Step]:
+        """Transforms of a pipeline in order: a component, a list, a Compose, references to and sums of these."""
+        node = self.raw(id)
+        with _Visit(self._under_way, id):
+            if isinstance(node, str) and node.startswith("$"):
+                yield from self._expression_steps(node, id)
+            elif isinstance(node, str) and _REFERENCE.fullmatch(node):
+                yield from self.steps(_normal(node))
+            elif isinstance(node, list):
+                for index in range(len(node)):
+                    yield from self.steps(f"{id}::{index}")
+            elif isinstance(node, Mapping) and "_target_" in node:
+                if self._disabled(node, id):
+                    return
+                if str(node["_target_"]).rpartition(".")[2] != "Compose":
+                    yield Step(id, str(node["_target_"]))
+                elif node.get("lazy"):
+                    raise ModelError(f"The config's entry {id!r} resamples lazily, which is not supported: set lazy to false.")
+                elif "transforms" in node:
+                    yield from self.steps(f"{id}::transforms")
+            elif node is not None:
+                raise ModelError(f"The config's entry {id!r} is not a list of transforms; correct the config.")
+
+    def _expression_steps(self, node: str, id: str) -> Iterator[Step]:
+        tree, names = _parsed(node)
+        parts = list(_summands(tree)) if tree is not None else []
+        if parts and all(isinstance(part, ast.Name) and part.id in names for part in parts):
+            for part in parts:
+                assert isinstance(part, ast.Name)
+                yield from self.steps(names[part.id])
+            return
+        built = self._needs_code(id, node)
+        for transform in getattr(built, "transforms", built):
+            yield Step(id, type(transform).__name__, transform)
+
+    def _value(self, node: Any, id: str, allowed: Allowed) -> Any:
+        self._steps_left -= 1
+        if self._steps_left < 0:
+            raise ModelError("The bundle's config unfolds without end; correct the config.")
+        if isinstance(node, str):
+            return self._text(node, id, allowed)
+        if isinstance(node, Mapping):
+            if "_target_" in node:
+                return self._component(node, id, allowed)
+            return {key: self._value(item, f"{id}::{key}", allowed) for key, item in self._enabled(node.items(), id)}
+        if isinstance(node, list):
+            return [self._value(item, f"{id}::{n}", allowed) for n, item in self._enabled(enumerate(node), id)]
+        return node
+
+    def _text(self, text: str, id: str, allowed: Allowed) -> Any:
+        if text.startswith("$"):
+            tree, names = _parsed(text)
+            try:
+                return self._worked_out(tree, names, allowed)
+            except _Code:
+                return self._needs_code(id, text)
+            except (TypeError, ValueError, ArithmeticError) as error:
+                raise ModelError(f"The config's entry {id!r} ({text[:80]!r}) makes no sense ({error}); correct the config.") from error
+        if _REFERENCE.fullmatch(text):
+            return self.value(_normal(text), allowed)
+        if text.startswith(("%", "@#", "@::")):  # macros read other files, and relative references are not read here
+            return self._needs_code(id, text)
+        return text
+
+    def _component(self, node: Mapping[str, Any], id: str, allowed: Allowed) -> Any:
+        if self._disabled(node, id):
+            return None
+        target = node["_target_"]
+        build = allowed(target) if isinstance(target, str) else None
+        if build is None or "_requires_" in node or node.get("_mode_", "default") != "default":
+            return self._needs_code(id, target)
+        arguments = {
+            key: self._value(item, f"{id}::{key}", allowed)
+            for key, item in self._enabled(node.items(), id)
+            if key not in ("_target_", "_disabled_", "_desc_", "_mode_")
+        }
+        try:
+            return build(**arguments)
+        except (UntrustedModel, ModelError):
+            raise
+        except Exception as error:  # whatever a constructor objects to, the config gave it
+            raise ModelError(f"The config's entry {id!r} ({target}) cannot be built ({error}); correct its arguments.") from error
+
+    def _enabled(self, items: Any, id: str) -> Iterator[tuple[Any, Any]]:
+        """Leave out what is switched off by `_disabled_`, as MONAI does."""
+        for key, item in items:
+            if not (isinstance(item, Mapping) and "_target_" in item and self._disabled(item, f"{id}::{key}")):
+                yield key, item
+
+    def _disabled(self, node: Mapping[str, Any], id: str) -> bool:
+        off = self._value(node.get("_disabled_", False), f"{id}::_disabled_", _nothing)
+        return off.strip().lower() == "true" if isinstance(off, str) else bool(off)
+
+    def _worked_out(self, tree: ast.expr | None, names: Mapping[str, str], allowed: Allowed) -> Any:
+        """Work out an expression of literals, references, arithmetic and the calls in `_CALLS`."""
+        match tree:
+            case ast.Constant(value=value) if not (isinstance(value, str) and any(name in value for name in names)):
+                return value
+            case ast.Name(id=name) if name in names:
+                return self.value(names[name], allowed)
+            case ast.List(elts=items):
+                return [self._worked_out(item, names, allowed) for item in items]
+            case ast.Tuple(elts=items):
+                return tuple(self._worked_out(item, names, allowed) for item in items)
+            case ast.UnaryOp(op=op, operand=operand) if type(op) in _SIGNS:
+                return _SIGNS[type(op)](_number(self._worked_out(operand, names, allowed)))
+            case ast.BinOp(left=left, op=ast.Add(), right=right):
+                return _sum(self._worked_out(left, names, allowed), self._worked_out(right, names, allowed))
+            case ast.BinOp(left=left, op=op, right=right) if type(op) in _NUMBERS:
+                a, b = self._worked_out(left, names, allowed), self._worked_out(right, names, allowed)
+                return _NUMBERS[type(op)](_number(a), _number(b))
+            case ast.Call(func=ast.Name(id=call), args=[argument], keywords=[]) if call in _CALLS:
+                return _CALLS[call](self._worked_out(argument, names, allowed))
+            case ast.Call(func=ast.Attribute(value=ast.Name(id="torch"), attr="device")):
+                return "cpu"  # the config's device is the one it was trained on; ours is chosen when it runs
+            case ast.Attribute(value=ast.Name(id="torch"), attr=dtype) if dtype in _DTYPES:
+                import torch
+
+                return getattr(torch, dtype)
+            case ast.Attribute(value=ast.Name(id="np" | "numpy"), attr=dtype) if dtype in _DTYPES:
+                import numpy as np
+
+                return np.dtype(dtype).type
+        raise _Code
+
+    def _needs_code(self, id: str, what: Any) -> Any:
+        """Refuse an entry that is more than data."""
+        raise UntrustedModel(
+            f"The bundle's config needs code at {id!r} ({str(what)[:80]!r}) and is only read as data; "
+            "if you trust where the bundle comes from, trust=True runs it."
+        )
+
+
+class _Code(Exception):  # noqa: N818
+    """An expression that is more than data."""
+
+
+class _Visit:
+    """One entry being worked out; meeting it again inside itself is a circle."""
+
+    def __init__(self, under_way: list[str], id: str) -> None:
+        self._under_way, self._id = under_way, id
+
+    def __enter__(self) -> None:
+        if self._id in self._under_way or len(self._under_way) > 100:
+            raise ModelError(f"The bundle's config refers to {self._id!r} in a circle; correct the config.")
+        self._under_way.append(self._id)
+
+    def __exit__(self, *_: object) -> None:
+        self._under_way.remove(self._id)
+
+
+def _parsed(text: str) -> tuple[ast.expr | None, dict[str, str]]:
+    """Syntax tree of a ``$`` expression with its references as names, and the ids these stand for."""
+    names: dict[str, str] = {}
+
+    def named(reference: re.Match[str]) -> str:
+        name = f"_reference_{len(names)}_"
+        names[name] = _normal(reference[0])
+        return name
+
+    try:
+        return ast.parse(_REFERENCE.sub(named, text[1:]).strip(), mode="eval").body, names
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None, names
+
+
+def _summands(tree: ast.expr) -> Iterator[ast.expr]:
+    if isinstance(tree, ast.BinOp) and isinstance(tree.op, ast.Add):
+        yield from _summands(tree.left)
+        yield from _summands(tree.right)
+    else:
+        yield tree
+
+
+def _normal(reference: str) -> str:
+    return reference[1:].replace("#", "::")
+
+
+def _nothing(target: str) -> None:
+    """Allow no component at all."""
+
+
+def _number(value: Any) -> Any:
+    if not isinstance(value, int | float) or abs(value) > 1e18:
+        raise TypeError(f"{str(value)[:40]!r} is no number of a sensible size")
+    return value
+
+
+def _sum(a: Any, b: Any) -> Any:
+    """Add two numbers, or join two texts, lists or tuples of one kind."""
+    if isinstance(a, str | list | tuple) and type(a) is type(b):
+        if len(a) + len(b) > _MOST_STEPS:
+            raise ValueError("it grows without end")
+        return a + b
+    return _number(a) + _number(b)

@@ -1,0 +1,46 @@
+"""The same resolver for a bundle whose code may run: what is not data is left to MONAI's own parser."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ._resolver import Resolver
+from .errors import ModelError
+
+
+class TrustedResolver(Resolver):
+    """Run an entry that needs code through MONAI's ConfigParser, with the bundle's imports and scripts."""
+
+    def __init__(self, config: Mapping[str, Any], metadata: Mapping[str, Any], root: Path) -> None:
+        super().__init__(config)
+        from monai.bundle import ConfigParser
+
+        self._root = root
+        self._parser = ConfigParser({**config, "bundle_root": str(root), "_meta_": dict(metadata)})
+
+    def _needs_code(self, id: str, what: Any) -> Any:
+        with _scripts_of(self._root):
+            try:
+                return self._parser.get_parsed_content(id)
+            except Exception as error:  # the bundle's code may raise anything
+                raise ModelError(f"The bundle's own code failed at {id!r} ({error}); correct the bundle.") from error
+
+
+@contextlib.contextmanager
+def _scripts_of(root: Path) -> Iterator[None]:
+    """Make the bundle's packages importable for a while, and forget them after: other bundles use the same names."""
+    before = set(sys.modules)
+    sys.path.insert(0, str(root))
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ValueError):
+            sys.path.remove(str(root))
+        for name in set(sys.modules) - before:
+            file = getattr(sys.modules[name], "__file__", None) or ""
+            if Path(file).is_relative_to(root):
+                del sys.modules[name]

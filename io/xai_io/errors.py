@@ -1,0 +1,29 @@
+"""What can go wrong between disk and values, each as one sentence that says what to do."""
+
+
+class XaiIOError(Exception):
+    """Anything `xai_io` refuses: the message says what was given, what is allowed and what to do."""
+
+
+class ScanError(XaiIOError):
+    """Not a scan that can be read: no such file, no images, cut short, or values no network can use."""
+
+
+class DecoderMissing(ScanError):
+    """The pixels are compressed in a way that needs a decoder which is not installed."""
+
+
+class GeometryError(XaiIOError):
+    """Where the voxels lie in the patient is unknown, or they do not lie on one regular grid."""
+
+
+class ModelError(XaiIOError):
+    """Not a model that can be loaded: no bundle, a broken config, weights that do not fit."""
+
+
+class UntrustedModel(ModelError):
+    """Loading this model would run code that came with it, and nobody said that it may."""
+
+
+class ExportError(XaiIOError):
+    """A result could not be written; nothing half-written was left behind."""

@@ -1,0 +1,151 @@
+"""A scan, or any map on its grid: values, where they lie in the patient, and what they mean."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import numpy.typing as npt
+
+from .errors import GeometryError, ScanError
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a volume came from: what later exports refer to, never who the patient is.
+
+    Parameters
+    ----------
+    format
+        ``"nifti"``, ``"dicom"``, or ``""`` for a volume made in memory.
+    path
+        The file or folder read. Kept out of `repr`: folders are often named after patients.
+    study_uid, series_uid, frame_of_reference_uid, sop_class_uid
+        DICOM identifiers of the series, ``""`` where there are none.
+    instance_uids
+        SOP instance UIDs, one per slice, in the order of the volume's K axis.
+    """
+
+    format: str = ""
+    path: Path | None = field(default=None, repr=False)
+    study_uid: str = field(default="", repr=False)
+    series_uid: str = field(default="", repr=False)
+    frame_of_reference_uid: str = field(default="", repr=False)
+    sop_class_uid: str = field(default="", repr=False)
+    instance_uids: tuple[str, ...] = field(default=(), repr=False)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Volume:
+    """Values on a grid in the patient.
+
+    Parameters
+    ----------
+    data
+        Values (C, I, J, K): channels, then the three voxel axes in the file's own order. Nothing here ever
+        transposes, flips or resamples them.
+    affine
+        Voxel index (i, j, k, 1) of a voxel's centre to RAS+ world in mm; 4x4, kept as float64, read-only.
+    units
+        Of the values: ``"HU"`` for CT, ``""`` when unknown.
+    modality
+        ``"CT"``, ``"MR"``, ``"PT"``, or ``""`` when unknown.
+    source
+        Where it was read from.
+
+    Raises
+    ------
+    ScanError
+        If `data` is not four-dimensional numbers, or has no voxel.
+    GeometryError
+        If `affine` is not a finite, invertible 4x4 matrix whose last row is 0 0 0 1.
+    """
+
+    data: npt.NDArray[Any]
+    affine: npt.NDArray[np.float64]
+    units: str = ""
+    modality: str = ""
+    source: Source = Source()
+
+    def __post_init__(self) -> None:
+        """Refuse what is no volume, and keep a read-only float64 copy of the affine."""
+        data = np.asarray(self.data)
+        if data.ndim != 4 or 0 in data.shape:
+            raise ScanError(
+                f"A volume of shape {data.shape} was given; only four axes (channels, i, j, k) with at least one voxel "
+                "are allowed: add the channel axis."
+            )
+        if data.dtype.kind not in "biuf":
+            raise ScanError(f"Values of type {data.dtype} were given; only real numbers are allowed: convert them first.")
+        affine = np.array(self.affine, dtype=np.float64)
+        if affine.shape != (4, 4) or not np.array_equal(affine[3], (0, 0, 0, 1)):
+            raise GeometryError(
+                f"An affine of shape {affine.shape} was given; it must be 4x4 with last row 0 0 0 1: pass voxel to RAS+ mm."
+            )
+        if not np.isfinite(affine).all() or _flat(affine[:3, :3]):
+            raise GeometryError(
+                "The affine given is not finite or not invertible, so that voxels have no place in the patient: "
+                "pass voxel to RAS+ mm with three independent axes."
+            )
+        affine.flags.writeable = False
+        object.__setattr__(self, "data", data)
+        object.__setattr__(self, "affine", affine)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Voxels along I, J and K."""
+        i, j, k = self.data.shape[1:]
+        return i, j, k
+
+    @property
+    def channels(self) -> int:
+        """How many channels (sequences, phases, classes) the volume has."""
+        return int(self.data.shape[0])
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        """Distance in mm between voxel centres along I, J and K."""
+        i, j, k = np.linalg.norm(self.affine[:3, :3], axis=0).tolist()
+        return i, j, k
+
+    @property
+    def axcodes(self) -> str:
+        """The anatomical direction nearest to I, J and K increasing, e.g. ``"RAS"`` or ``"LPS"``."""
+        return "".join(nib.orientations.aff2axcodes(self.affine))
+
+    def with_data(self, data: npt.NDArray[Any], *, units: str = "") -> Volume:
+        """Put other values on the same grid.
+
+        Parameters
+        ----------
+        data
+            (C, I, J, K) with this volume's I, J, K; any number of channels.
+        units
+            Of the new values.
+
+        Raises
+        ------
+        ScanError
+            If the grid differs.
+        """
+        if data.ndim != 4 or data.shape[1:] != self.shape:
+            raise ScanError(f"Values of shape {data.shape} were given for a grid of {self.shape}; pass (channels, i, j, k) of that grid.")
+        return dataclasses.replace(self, data=data, units=units)
+
+    def __repr__(self) -> str:
+        """Shape and geometry, neither values nor anything that could identify a patient."""
+        spacing = " x ".join(f"{mm:.3g}" for mm in self.spacing)
+        return (
+            f"Volume(channels={self.channels}, shape={self.shape}, spacing='{spacing} mm', axcodes={self.axcodes!r}, "
+            f"units={self.units!r}, modality={self.modality!r}, source={self.source!r})"
+        )
+
+
+def _flat(axes: npt.NDArray[np.float64]) -> bool:
+    """Whether three axes span no volume, whatever their lengths."""
+    lengths = np.linalg.norm(axes, axis=0)
+    return bool((lengths == 0).any()) or abs(float(np.linalg.det(axes / lengths))) < 1e-6

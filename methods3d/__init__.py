@@ -1,0 +1,67 @@
+"""3D attribution for any torch network: what it looked at, exactly, also through sliding windows.
+
+>>> import torch
+>>> from methods3d import ClassScore, InputXGradient, TorchModel
+>>> from torch import nn
+>>> net = nn.Sequential(nn.Conv3d(1, 2, 3), nn.ReLU(), nn.AdaptiveAvgPool3d(1), nn.Flatten())
+>>> found = InputXGradient()(TorchModel(net), torch.rand(1, 1, 8, 8, 8), ClassScore(1))
+>>> tuple(found.values.shape)
+(1, 1, 8, 8, 8)
+"""
+
+from methods3d.cam import GradCAM
+from methods3d.errors import (
+    Cancelled,
+    LayerError,
+    MethodError,
+    Methods3dError,
+    ModelOutputError,
+    ParameterError,
+    TargetError,
+    UnsupportedModelError,
+    VolumeError,
+)
+from methods3d.gradient import InputXGradient, IntegratedGradients, Saliency
+from methods3d.lrp import LRP
+from methods3d.method import Method
+from methods3d.model import TorchModel
+from methods3d.perturbation import Occlusion
+from methods3d.registry import method, methods
+from methods3d.targets import ClassMargin, ClassScore, PredictedRegion, RegionScore, Regression
+from methods3d.types import Attribution, Cost, Explainable, ModelInfo, Progress, Provenance, Target
+from methods3d.windows import WindowedModel
+
+__all__ = [
+    "LRP",
+    "Attribution",
+    "Cancelled",
+    "ClassMargin",
+    "ClassScore",
+    "Cost",
+    "Explainable",
+    "GradCAM",
+    "InputXGradient",
+    "IntegratedGradients",
+    "LayerError",
+    "Method",
+    "MethodError",
+    "Methods3dError",
+    "ModelInfo",
+    "ModelOutputError",
+    "Occlusion",
+    "ParameterError",
+    "PredictedRegion",
+    "Progress",
+    "Provenance",
+    "RegionScore",
+    "Regression",
+    "Saliency",
+    "Target",
+    "TargetError",
+    "TorchModel",
+    "UnsupportedModelError",
+    "VolumeError",
+    "WindowedModel",
+    "method",
+    "methods",
+]

@@ -1,0 +1,107 @@
+"""Class activation maps: a layer's channels, weighted by what they do for the score."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from methods3d.errors import LayerError
+from methods3d.method import Method, Relevance, setting
+from methods3d.types import Box, Cost, Explainable, Progress, Target, Volume5d
+
+__all__ = ["GradCAM", "layer_for_cam"]
+
+FINE_ENOUGH = 8  # voxels along each axis: a 4 x 4 x 4 map cannot point at a lesion
+SAME = 0.99  # correlation with the prediction above which a CAM says nothing new
+
+
+@dataclass(frozen=True, kw_only=True)
+class GradCAM(Method):
+    """A layer's channels weighted by their mean gradient: where the network found evidence, coarsely.
+
+    In windows the channel weights are one set for the whole scan, and the weighted maps are stitched
+    as the prediction is, so that the map keeps one scale.
+    """
+
+    name: ClassVar[str] = "grad-cam"
+    source: ClassVar[str] = "Selvaraju et al. 2017, eq. 1-2; for regions Vinogradova et al. 2020 (Seg-Grad-CAM)"
+
+    layer: str = setting("", "layer to read; empty: the last that is neither too coarse nor the prediction itself")
+    relu: bool = setting(True, "keep positive evidence only, as in the paper")
+
+    def attribute(self, model: Explainable, x: Volume5d, target: Target, progress: Progress) -> Relevance:
+        """ReLU(sum_c alpha_c A_c), alpha_c the gradient's mean over the layer's positions."""
+        layer = self.layer or layer_for_cam(model, x)
+        one_window = model.passes(_shape(x)) == 1
+        taps = model.taps(x, layer, target)
+        alpha: dict[int, Tensor] = {}
+        kept = []
+        for tap in taps:
+            assert tap.gradient is not None  # a target was given
+            # Summed over windows: the mean over the scan's positions, but for a factor common to all channels.
+            mean = tap.gradient.mean((2, 3, 4), keepdim=True)
+            alpha[tap.sample] = alpha[tap.sample] + mean if tap.sample in alpha else mean
+            kept += [tap] if one_window else []
+        progress(1, 2)
+
+        def maps() -> Iterator[tuple[int, Box, Tensor]]:
+            for tap in kept if one_window else model.taps(x, layer):
+                cam = (alpha[tap.sample] * tap.activation).sum(1, keepdim=True)
+                yield tap.sample, tap.box, cam.relu() if self.relu else cam
+
+        values = model.blend(maps(), x)
+        progress(2, 2)
+        return Relevance(
+            values,
+            taps.scores,
+            extensive=False,
+            warnings=_equals_prediction(model, x, layer, values),
+            chosen={"layer": layer},
+        )
+
+    def cost(self, model: Explainable, shape: tuple[int, int, int]) -> Cost:
+        """Forward, and backward down to the layer; in windows once more forward, up to the layer."""
+        n = model.passes(shape)
+        return Cost(forward=n if n == 1 else 2 * n, backward=n)
+
+
+def layer_for_cam(model: Explainable, x: Volume5d) -> str:
+    """The last layer to finish whose map is fine enough to point, yet not at the prediction's own resolution.
+
+    At least 8 voxels along each axis and at most half of the input's; where no layer is that fine, the
+    finest of those below full resolution.
+
+    Raises
+    ------
+    LayerError : no layer puts out a volume below the input's resolution.
+    """
+    layers = model.layers(x)
+    full = tuple(max(layer.shape[axis] for layer in layers) for axis in range(3)) if layers else ()
+    coarse = [layer for layer in layers if all(2 * s <= f for s, f in zip(layer.shape, full, strict=True))]
+    if not coarse:
+        raise LayerError("No layer of the network lies below full resolution: name one with layer=.")
+    fine = [layer for layer in coarse if min(layer.shape) >= FINE_ENOUGH]
+    best = fine[-1] if fine else max(coarse, key=lambda layer: min(layer.shape))
+    return best.name
+
+
+def _shape(x: Volume5d) -> tuple[int, int, int]:
+    return (x.shape[2], x.shape[3], x.shape[4])
+
+
+def _equals_prediction(model: Explainable, x: Volume5d, layer: str, values: Tensor) -> tuple[str, ...]:
+    """Near the head of a segmentation network a CAM is the prediction itself; look where that can be."""
+    tap = next(iter(model.taps(x, layer)))
+    size = tuple(s.stop - s.start for s in tap.box)
+    if tuple(tap.activation.shape[2:]) != size:
+        return ()
+    y = model.output(x)
+    if y.ndim != 5:
+        return ()
+    maps = torch.cat([y.relu(), (-y).relu()], 1).flatten(2)
+    both = torch.corrcoef(torch.cat([values[:1].flatten(2), maps[:1]], 1)[0])[0, 1:]
+    if bool((both.nan_to_num() > SAME).any()):
+        return (f"the map of {layer!r} is the prediction itself: choose a layer further from the head",)
+    return ()

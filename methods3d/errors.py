@@ -1,0 +1,49 @@
+"""What can go wrong in an attribution, by type; every message is one sentence with a way out."""
+
+__all__ = [
+    "Cancelled",
+    "LayerError",
+    "MethodError",
+    "Methods3dError",
+    "ModelOutputError",
+    "ParameterError",
+    "TargetError",
+    "UnsupportedModelError",
+    "VolumeError",
+]
+
+
+class Methods3dError(Exception):
+    """Base of every error that this package raises on purpose."""
+
+
+class VolumeError(Methods3dError, ValueError):
+    """The input tensor is not a volume that can be explained."""
+
+
+class ParameterError(Methods3dError, ValueError):
+    """A method's or a window's parameter is out of range."""
+
+
+class TargetError(Methods3dError, ValueError):
+    """The target does not exist in, or does not fit, the model's output."""
+
+
+class LayerError(Methods3dError, ValueError):
+    """The named layer does not exist or cannot carry a map."""
+
+
+class ModelOutputError(Methods3dError, ValueError):
+    """The model returned something that no score can be read from."""
+
+
+class UnsupportedModelError(Methods3dError, ValueError):
+    """The method needs something of the model that this kind of model does not show."""
+
+
+class MethodError(Methods3dError, ValueError):
+    """No method has this name."""
+
+
+class Cancelled(Methods3dError):  # noqa: N818 - not a fault: raised by a progress callback
+    """The run was cancelled between two batches; nothing was kept."""

@@ -1,0 +1,191 @@
+"""What every method is: a frozen declaration of its settings, and a formula.
+
+A method's fields are its command-line flags, its form in the viewer and its record. Adding a method is
+one frozen dataclass with `attribute` and `cost`; validation, provenance and the search for silent
+failures are here, once.
+"""
+
+import sys
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from importlib import metadata
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from methods3d.errors import ParameterError, VolumeError
+from methods3d.types import (
+    Attribution,
+    Cost,
+    Explainable,
+    Progress,
+    Provenance,
+    Scores,
+    Target,
+    Volume5d,
+    silent,
+)
+
+__all__ = ["Method", "Relevance", "setting"]
+
+GAP_TOLERANCE = 0.05  # of the score, above which a broken promise is reported
+
+
+def setting(
+    default: Any,
+    help: str,
+    *,
+    above: float | None = None,
+    at_least: float | None = None,
+    at_most: float | None = None,
+) -> Any:
+    """A method's field: default, one line of help, and the values that are allowed."""
+    return field(default=default, metadata={"help": help, "above": above, "at_least": at_least, "at_most": at_most})
+
+
+@dataclass(frozen=True, slots=True)
+class Relevance:
+    """What a method's formula yields; fields as in Attribution."""
+
+    values: Volume5d
+    scores: Scores
+    extensive: bool
+    at: str = "input"
+    absorbed: Mapping[str, Scores] = field(default_factory=dict)
+    gap: Scores | None = None
+    warnings: tuple[str, ...] = ()
+    chosen: Mapping[str, Any] = field(default_factory=dict)  # settings that were left to the method, as it chose them
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method(ABC):
+    """A 3D attribution method; subclasses are frozen, keyword-only dataclasses and final."""
+
+    name: ClassVar[str]
+    source: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        """Refuse settings out of range before any work starts."""
+        for f in fields(self):
+            value, allowed = getattr(self, f.name), f.metadata
+            if not isinstance(value, int | float) or isinstance(value, bool):
+                continue
+            above, at_least, at_most = (allowed.get(key) for key in ("above", "at_least", "at_most"))
+            wish = None
+            if above is not None and not value > above:
+                wish = f"above {above:g}"
+            elif at_least is not None and not value >= at_least:
+                wish = f"at least {at_least:g}"
+            elif at_most is not None and not value <= at_most:
+                wish = f"at most {at_most:g}"
+            if wish:
+                raise ParameterError(f"{self.name}: {f.name} is {value}, but has to be {wish}.")
+
+    @abstractmethod
+    def attribute(self, model: Explainable, x: Volume5d, target: Target, progress: Progress) -> Relevance:
+        """The formula."""
+
+    @abstractmethod
+    def cost(self, model: Explainable, shape: tuple[int, int, int]) -> Cost:
+        """Passes through the network for one sample of one channel on this grid, before the run."""
+
+    def __call__(self, model: Explainable, x: Volume5d, target: Target, *, progress: Progress = silent) -> Attribution:
+        """Explain a target of the model on x.
+
+        Parameters
+        ----------
+        model : TorchModel or WindowedModel.
+        x : (b, c, i, j, k) on the model's grid, as its preprocessing left it; it is not changed.
+        target : what is to be explained; bound once on the clean x.
+        progress : hears of work done; may raise Cancelled.
+
+        Raises
+        ------
+        VolumeError : x is not a finite, non-constant floating-point volume, or does not fit the network.
+        TargetError, LayerError, ModelOutputError, ParameterError : as their names say.
+        """
+        _check_volume(x)
+        device = next((p.device for p in model.network.parameters()), x.device)
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        started = time.perf_counter()
+        found = self.attribute(model, x.detach(), target, progress)
+        return Attribution(
+            values=found.values,
+            at=found.at,
+            extensive=found.extensive,
+            scores=found.scores,
+            absorbed=dict(found.absorbed),
+            gap=found.gap,
+            warnings=(*found.warnings, *_silent_failures(found)),
+            provenance=Provenance(
+                method=self.name,
+                parameters={f.name: getattr(self, f.name) for f in fields(self)} | dict(found.chosen),
+                target=repr(target) if len(repr(target)) < 200 else type(target).__name__,
+                network=type(model.network).__name__,
+                model_hash=model.info.model_hash,
+                versions=_versions(),
+                device=str(device),
+                dtype=str(found.values.dtype).removeprefix("torch."),
+                seconds=time.perf_counter() - started,
+                peak_memory=_peak_memory(device),
+            ),
+        )
+
+
+def _check_volume(x: Tensor) -> None:
+    if x.ndim != 5 or not x.is_floating_point():
+        raise VolumeError(
+            f"The input is a {x.dtype} tensor of shape {tuple(x.shape)}: give floating-point (b, c, i, j, k)."
+        )
+    if not bool(torch.isfinite(x).all()):
+        raise VolumeError(
+            f"The input has {int((~torch.isfinite(x)).sum())} voxels that are NaN or infinite: replace them first."
+        )
+    low, high = x.flatten(1).aminmax(dim=1)
+    if bool((low == high).any()):
+        raise VolumeError(f"The input is constant ({low.min():g} everywhere): there is nothing in it to explain.")
+
+
+def _silent_failures(found: Relevance) -> tuple[str, ...]:
+    """What would otherwise pass for a map."""
+    caught = []
+    flat = found.values.flatten(1)
+    if not bool(torch.isfinite(flat).all()):
+        caught.append("the map has NaN or infinite values")
+    elif bool((flat == 0).all(1).any()):
+        caught.append("the map is zero everywhere: the target may not depend on the input here")
+    elif bool((flat.amin(1) == flat.amax(1)).any()):
+        caught.append("the map is constant")
+    if found.gap is not None:
+        scale = torch.maximum(found.scores.abs(), flat.sum(1).abs()).clamp(min=1e-12)
+        share = float((found.gap.abs() / scale).max())
+        if share > GAP_TOLERANCE:
+            caught.append(f"the completeness gap is {share:.0%} of the score")
+    return tuple(caught)
+
+
+def _versions() -> dict[str, str]:
+    def version(name: str) -> str:
+        try:
+            return metadata.version(name)
+        except metadata.PackageNotFoundError:
+            return "not installed"
+
+    return {"python": sys.version.split()[0]} | {
+        name: version(name) for name in ("napari-xai", "torch", "monai", "numpy")
+    }
+
+
+def _peak_memory(device: torch.device) -> int | None:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource  # not on Windows
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,336 @@
+"""A network that sees the whole volume at once, as every method wants to see it."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any, NamedTuple, TypeAlias
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from methods3d.errors import LayerError, ModelOutputError, TargetError, UnsupportedModelError, VolumeError
+from methods3d.rewriting import Rules
+from methods3d.types import Box, Edit, Gradient, Layer, ModelInfo, Output, Scores, Tap, Taps, Target, Volume5d
+
+__all__ = ["TorchModel"]
+
+OutputChoice: TypeAlias = int | str | Callable[[Any], Tensor] | None
+Cotangent: TypeAlias = Callable[[Output], Tensor]
+
+
+class TorchModel:
+    """Any network (b, c, i, j, k) -> (b, k) or (b, k, i, j, k), explained as it is.
+
+    It runs in evaluation mode where its parameters are; inputs are moved there, results come back to
+    the input's device. The network is left exactly as found: flags, gradients, hooks, also after an error.
+
+    Parameters
+    ----------
+    net : the network; TorchScript serves gradient and perturbation methods only.
+    output : which of several outputs to explain: an index, a key, or a callable that picks a tensor.
+    autocast : lower precision for the forward pass (torch.float16, torch.bfloat16), or None.
+    info : what is known of the input grid and intensities.
+
+    Raises
+    ------
+    ModelOutputError : the network returns a tuple or dict and `output` does not choose from it.
+    VolumeError : the network cannot run on the given shape.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        *,
+        output: OutputChoice = None,
+        autocast: torch.dtype | None = None,
+        info: ModelInfo | None = None,
+    ) -> None:
+        self._net = net
+        self._choice = output
+        self._autocast = autocast
+        self._info = info or ModelInfo()
+
+    @property
+    def info(self) -> ModelInfo:
+        """What is known of the model's grid and intensities."""
+        return self._info
+
+    @property
+    def network(self) -> nn.Module:
+        """The network itself."""
+        return self._net
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network's parameters are."""
+        return next((p.device for p in self._net.parameters()), torch.device("cpu"))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The network's floating-point type."""
+        return next((p.dtype for p in self._net.parameters() if p.is_floating_point()), torch.float32)
+
+    # --- the verbs ---
+
+    def output(self, x: Volume5d) -> Output:
+        """The prediction, without a graph."""
+        return self.forward(x).to(x.device)
+
+    def bind(self, x: Volume5d, target: Target) -> tuple[Target, Scores]:
+        """The target bound on x's prediction, and its value there."""
+        y = self.forward(x)
+        bound = target.bind(y)
+        return bound, bound(y).to(x.device)
+
+    def scores(self, x: Volume5d, target: Target) -> Scores:
+        """The target's value for each sample."""
+        return self.bind(x, target)[1]
+
+    def gradient(self, x: Volume5d, target: Target, *, rules: Rules | None = None) -> Gradient:
+        """The target's derivative in x."""
+        scores = conserved = torch.empty(0)
+
+        def cotangent(y: Output) -> Tensor:
+            nonlocal scores, conserved
+            scores, seed = score_and_cotangent(target.bind(y), y)
+            conserved = (seed * y).flatten(1).sum(1)
+            return seed
+
+        back = self.pullback(x, cotangent, rules)
+        absorbed = back.absorbed if rules is None else {**back.absorbed, "target": scores - conserved}
+        return Gradient(
+            scores.to(x.device),
+            back.values.to(x.device),
+            {cause: kept.to(x.device) for cause, kept in absorbed.items()},
+            back.uncovered,
+        )
+
+    def layers(self, x: Volume5d) -> Sequence[Layer]:
+        """Modules whose output is a volume, in the order in which they finish."""
+        self._refuse_script("layers")
+        found: dict[str, Layer] = {}
+
+        def look(name: str) -> Callable[..., None]:
+            def hook(module: nn.Module, args: Any, out: Any) -> None:
+                if isinstance(out, Tensor) and out.ndim == 5:
+                    found.pop(name, None)  # a module that runs twice finishes last
+                    found[name] = Layer(name, out.shape[1], (out.shape[2], out.shape[3], out.shape[4]))
+
+            return hook
+
+        handles = [m.register_forward_hook(look(name)) for name, m in self._net.named_modules() if name]
+        try:
+            self.forward(x)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return list(found.values())
+
+    def taps(self, x: Volume5d, layer: str, target: Target | None = None) -> Taps:
+        """The layer's activation, and gradient if a target is given: one tap a sample."""
+        scores = torch.empty(0)
+
+        def cotangent(y: Output) -> Tensor:
+            nonlocal scores
+            assert target is not None
+            scores, seed = score_and_cotangent(target.bind(y), y)
+            return seed
+
+        def windows() -> Iterator[Tap]:
+            activation, gradient = self.tap(x, layer, None if target is None else cotangent)
+            whole: Box = (slice(0, x.shape[2]), slice(0, x.shape[3]), slice(0, x.shape[4]))
+            for n in range(len(x)):
+                yield Tap(n, whole, activation[n : n + 1], None if gradient is None else gradient[n : n + 1])
+
+        return Taps(windows(), lambda: scores.to(x.device))
+
+    def blend(self, parts: Iterable[tuple[int, Box, Tensor]], x: Volume5d) -> Tensor:
+        """Each sample's map, resampled to the input grid: (b, m, i, j, k)."""
+        maps = {n: F.interpolate(m, size=x.shape[2:], mode="trilinear", align_corners=False) for n, _, m in parts}
+        return torch.cat([maps[n] for n in range(len(x))]).to(x.device)
+
+    def edited(self, x: Volume5d, target: Target, edits: Sequence[Edit], *, batch: int) -> Iterator[Tensor]:
+        """The bound target's value after each edit of the one sample x."""
+        for start in range(0, len(edits), batch):
+            group = edits[start : start + batch]
+            copies = x.repeat(len(group), 1, 1, 1, 1)
+            for copy, edit in zip(copies, group, strict=True):
+                copy[(edit.channels, *edit.box)] = edit.value
+            yield self.scores(copies, target)
+
+    def passes(self, shape: tuple[int, int, int], target: Target | None = None) -> int:
+        """One."""
+        return 1
+
+    # --- what windows build on ---
+
+    def forward(self, x: Volume5d) -> Output:
+        """The chosen output on the network's device, without a graph."""
+        with as_found(self._net), torch.no_grad():
+            return self._run(self._placed(x))
+
+    def pullback(self, x: Volume5d, cotangent: Cotangent, rules: Rules | None = None) -> "Pullback":
+        """One forward pass, and the vector-Jacobian product with cotangent(output)."""
+        if rules is not None:
+            self._refuse_script("rewriting its functions (LRP)")
+        with as_found(self._net), torch.enable_grad():
+            leaf = self._placed(x).clone().requires_grad_()
+            mode = None if rules is None else rules.rewriting(len(leaf))
+            with mode or nullcontext():
+                y = self._run(leaf)
+            kept = mode.leaves if mode else {}
+            if not y.requires_grad:
+                raise ModelOutputError(
+                    "The model's output does not depend differentiably on its input (thresholded or detached?): "
+                    "give the logits, choosing them with output=."
+                )
+            seed = cotangent(y.detach())
+            found = torch.autograd.grad(y, [leaf, *kept.values()], seed, allow_unused=True)
+        values = torch.zeros_like(leaf) if found[0] is None else found[0]
+        absorbed = {
+            cause: torch.zeros_like(one) if g is None else g
+            for (cause, one), g in zip(kept.items(), found[1:], strict=True)
+        }
+        return Pullback(y.detach(), values, absorbed, frozenset(mode.uncovered) if mode else frozenset())
+
+    def tap(self, x: Volume5d, layer: str, cotangent: Cotangent | None) -> tuple[Tensor, Tensor | None]:
+        """A layer's activation (b, a, i', j', k') and the vector-Jacobian product there.
+
+        No graph is built below the layer; without a cotangent nothing above it is run.
+        """
+        self._refuse_script("reading a layer")
+        module = dict(self._net.named_modules()).get(layer) if layer else None
+        if module is None:
+            raise LayerError(
+                f"The network has no layer {layer!r}; `napari-xai inspect MODEL` lists them, "
+                f"for example {', '.join(repr(n) for n, _ in list(self._net.named_modules())[1:4])}."
+            )
+        seen: list[Tensor] = []
+
+        def hook(module: nn.Module, args: Any, out: Any) -> Any:
+            if seen:
+                raise LayerError(
+                    f"The layer {layer!r} runs more than once in a forward pass: choose one that runs once."
+                )
+            if not isinstance(out, Tensor) or out.ndim != 5:
+                raise LayerError(
+                    f"The layer {layer!r} does not put out a volume (b, c, i, j, k): choose one that does."
+                )
+            if cotangent is None:
+                seen.append(out)
+                raise _Reached
+            torch.set_grad_enabled(True)  # from here on up; the surrounding no_grad restores it
+            seen.append(out.detach().requires_grad_())
+            return seen[0].clone()  # what follows may work in place
+
+        y = None
+        handle = module.register_forward_hook(hook)
+        try:
+            with as_found(self._net), torch.no_grad():
+                y = self._run(self._placed(x))
+                if seen and cotangent is not None:
+                    with torch.enable_grad():
+                        (gradient,) = torch.autograd.grad(y, seen, cotangent(y.detach()), allow_unused=True)
+        except _Reached:
+            return seen[0], None
+        finally:
+            handle.remove()
+        if not seen:
+            raise LayerError(f"The layer {layer!r} does not run in a forward pass: choose another.")
+        return seen[0].detach(), torch.zeros_like(seen[0]) if gradient is None else gradient
+
+    def _placed(self, x: Volume5d) -> Volume5d:
+        return x.detach().to(self.device, self.dtype)
+
+    def _run(self, x: Volume5d) -> Output:
+        try:
+            with torch.autocast(self.device.type, dtype=self._autocast, enabled=self._autocast is not None):
+                y = self._net(x)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[0]
+            raise VolumeError(
+                f"The network cannot run on an input of shape {tuple(x.shape)} ({reason}): "
+                "give the channels and the size that it was made for."
+            ) from error
+        return self._chosen(y, len(x))
+
+    def _chosen(self, y: Any, batch: int) -> Output:
+        if callable(self._choice):
+            y = self._choice(y)
+        elif self._choice is not None:
+            try:
+                y = y[self._choice]
+            except (KeyError, IndexError, TypeError) as error:
+                raise ModelOutputError(f"The model's output has no {self._choice!r}: {_described(y)}.") from error
+        if not isinstance(y, Tensor):
+            raise ModelOutputError(
+                f"The model returns {_described(y)}: choose one with output=INDEX, KEY or a callable."
+            )
+        if y.ndim not in (2, 5) or len(y) != batch:
+            raise ModelOutputError(
+                f"The model puts out {tuple(y.shape)} for {batch} sample(s), but (b, k) or (b, k, i, j, k) is needed: "
+                "choose or reshape it with output=CALLABLE."
+            )
+        if not y.is_floating_point():
+            raise ModelOutputError(f"The model puts out {y.dtype}, which has no gradient: give its logits instead.")
+        return y if y.dtype == torch.float64 else y.float()
+
+    def _refuse_script(self, wish: str) -> None:
+        if isinstance(self._net, torch.jit.ScriptModule):
+            raise UnsupportedModelError(
+                f"A TorchScript model does not allow {wish}: use a gradient or perturbation method "
+                "(saliency, integrated-gradients, occlusion), or load the network itself."
+            )
+
+
+class Pullback(NamedTuple):
+    """A forward pass and its vector-Jacobian product, without a graph; fields as in Gradient."""
+
+    output: Output
+    values: Volume5d
+    absorbed: Mapping[str, Scores]
+    uncovered: frozenset[str]
+
+
+class _Reached(Exception):  # noqa: N818 - ends a forward pass that nothing above the layer is wanted of
+    """The layer was reached."""
+
+
+def score_and_cotangent(bound: Target, y: Output) -> tuple[Scores, Tensor]:
+    """T(Y) and dT/dY, both without a graph."""
+    with torch.enable_grad():
+        leaf = y.detach().requires_grad_()
+        scores = bound(leaf)
+        if not scores.requires_grad:
+            raise TargetError(
+                f"{type(bound).__name__} does not depend differentiably on the model's output: give another target."
+            )
+        (seed,) = torch.autograd.grad(scores.sum(), leaf)
+    return scores.detach(), seed
+
+
+@contextmanager
+def as_found(net: nn.Module) -> Iterator[None]:
+    """Evaluation mode without parameter gradients, undone on leaving, whatever happens."""
+    training = [(m, m.training) for m in net.modules()]
+    wanted = [(p, p.requires_grad) for p in net.parameters()]
+    try:
+        net.eval()
+        for p, _ in wanted:
+            p.requires_grad_(False)
+        yield
+    finally:
+        for m, flag in training:
+            m.training = flag
+        for p, flag in wanted:
+            p.requires_grad_(flag)
+
+
+def _described(y: Any) -> str:
+    if isinstance(y, Mapping):
+        return f"a dict with the keys {', '.join(map(repr, y))}"
+    if isinstance(y, list | tuple):
+        return f"a {type(y).__name__} of {len(y)}"
+    return f"a {type(y).__name__}"

@@ -1,0 +1,253 @@
+"""The values that pass between targets, models and methods: shapes, scores, taps, attributions.
+
+Tensors are (b, c, i, j, k): batch, channel and the three voxel axes in the file's own order.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from methods3d.rewriting import Rules
+
+Volume5d: TypeAlias = Float[Tensor, "b c i j k"]
+Output: TypeAlias = Float[Tensor, "b k *spatial"]
+Scores: TypeAlias = Float[Tensor, "b"]
+Mask: TypeAlias = Bool[Tensor, "i j k"]
+Box: TypeAlias = tuple[slice, slice, slice]
+
+
+class Target(Protocol):
+    """A differentiable score of a model's (stitched) output, one number per sample.
+
+    Implementations are frozen dataclasses. What depends on the prediction (a predicted region, the
+    runner-up class) is decided once by `bind`, on the clean scan, and held fixed while a method
+    perturbs the scan: a region recomputed along an integration path breaks completeness.
+    """
+
+    @property
+    def linear(self) -> bool:
+        """Whether the bound score is linear in the output: then its cotangent needs no prediction."""
+        ...
+
+    def bind(self, output: Output) -> "Target":
+        """Decide on the clean output what depends on it; raise TargetError where it cannot be."""
+        ...
+
+    def support(self, shape: tuple[int, int, int]) -> Mask | None:
+        """Voxels that the bound score reads; None means all. Windows that miss them are not run."""
+        ...
+
+    def __call__(self, output: Output) -> Scores:
+        """The score of each sample."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """What a method may need to know of the grid and the intensities that a model reads.
+
+    Attributes
+    ----------
+    spacing : voxel size of the model's input grid in mm along (i, j, k), or None if unknown.
+    air : value of empty background after the model's own intensity scaling.
+    bounds : smallest and largest value after that scaling, or None if it has none.
+    classes : class index -> name.
+    model_hash : SHA-256 of the weights and configuration, "" if unknown.
+    """
+
+    spacing: tuple[float, float, float] | None = None
+    air: float = 0.0
+    bounds: tuple[float, float] | None = None
+    classes: Mapping[int, str] = field(default_factory=dict)
+    model_hash: str = ""
+
+
+class Gradient(NamedTuple):
+    """A score, its gradient in the input, and, under rules, what did not reach the input.
+
+    Attributes
+    ----------
+    scores : (b,) the target's value.
+    values : (b, c, i, j, k) dT/dx; under rules, the rewritten graph's gradient.
+    absorbed : cause -> (b,) relevance kept on the way (empty without rules).
+    uncovered : functions of the network that relevance went through without a rule.
+    """
+
+    scores: Scores
+    values: Volume5d
+    absorbed: Mapping[str, Scores]
+    uncovered: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Tap:
+    """One layer's activation in one window (the whole input, for a model without windows).
+
+    Attributes
+    ----------
+    box : sample index and the window's voxels on the (padded) input grid.
+    activation : (1, a, i', j', k') at the layer's own resolution.
+    gradient : the score's derivative in it, or None if no target was given.
+    """
+
+    sample: int
+    box: Box
+    activation: Tensor
+    gradient: Tensor | None
+
+
+@dataclass(frozen=True, slots=True)
+class Taps:
+    """A layer read window by window; the scores are complete once every tap has been read."""
+
+    windows: Iterator[Tap]
+    read_scores: Callable[[], Scores]
+
+    def __iter__(self) -> Iterator[Tap]:
+        """Tap by tap, each run when it is asked for."""
+        return self.windows
+
+    @property
+    def scores(self) -> Scores:
+        """The target's value (b,); empty if no target was given."""
+        return self.read_scores()
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """A box of the input, and the value that it takes in the given channels."""
+
+    box: Box
+    value: float
+    channels: slice
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """A module of the network that puts out a volume: name, order of completion and shape."""
+
+    name: str
+    channels: int
+    shape: tuple[int, int, int]
+
+
+class Explainable(Protocol):
+    """What a method asks of a model, dense or in windows.
+
+    A verb that is given an unbound target binds it on its own x.
+    """
+
+    @property
+    def info(self) -> ModelInfo:
+        """What is known of the model's grid and intensities."""
+        ...
+
+    @property
+    def network(self) -> torch.nn.Module:
+        """The network itself; it is never changed."""
+        ...
+
+    def output(self, x: Volume5d) -> Output:
+        """The (stitched) prediction, without a graph."""
+        ...
+
+    def bind(self, x: Volume5d, target: Target) -> tuple[Target, Scores]:
+        """The target bound on x's prediction, and its value (b,) there."""
+        ...
+
+    def scores(self, x: Volume5d, target: Target) -> Scores:
+        """The bound target's value for each sample, without a graph."""
+        ...
+
+    def gradient(self, x: Volume5d, target: Target, *, rules: "Rules | None" = None) -> Gradient:
+        """The bound target's derivative in x, exact over the stitched output."""
+        ...
+
+    def layers(self, x: Volume5d) -> Sequence[Layer]:
+        """Modules whose output is a volume, in the order in which they finish; one (window's) forward."""
+        ...
+
+    def taps(self, x: Volume5d, layer: str, target: Target | None = None) -> Taps:
+        """The layer's activation, and gradient if a bound target is given, window by window."""
+        ...
+
+    def blend(self, parts: Iterable[tuple[int, Box, Tensor]], x: Volume5d) -> Tensor:
+        """Lay maps made from taps over the input grid, with the weights that stitch the prediction."""
+        ...
+
+    def edited(self, x: Volume5d, target: Target, edits: Sequence[Edit], *, batch: int) -> Iterator[Tensor]:
+        """The bound target's value after each edit of the one sample x, in order, (n <= batch,) at a time."""
+        ...
+
+    def passes(self, shape: tuple[int, int, int], target: Target | None = None) -> int:
+        """How many times the network runs for one prediction (or one reading of the bound target)."""
+        ...
+
+
+class Progress(Protocol):
+    """Hears of real work done; may raise Cancelled, which ends the run between two batches."""
+
+    def __call__(self, done: int, total: int, partial: Tensor | None = None) -> None:
+        """Report `done` of `total` units of work, and a partial map where the method has one."""
+        ...
+
+
+def silent(done: int, total: int, partial: Tensor | None = None) -> None:
+    """Report to nobody."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a run will cost: passes through the network (a backward pass counts as one)."""
+
+    forward: int
+    backward: int
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """How an attribution came about; JSON-ready, without anything about the patient."""
+
+    method: str
+    parameters: Mapping[str, Any]
+    target: str
+    network: str
+    model_hash: str
+    versions: Mapping[str, str]
+    device: str
+    dtype: str
+    seconds: float
+    peak_memory: int | None  # bytes: the accelerator's peak, or the process's on CPU where the system tells it
+
+
+@dataclass(frozen=True, slots=True)
+class Attribution:
+    """A relevance volume and everything needed to trust it.
+
+    Attributes
+    ----------
+    values : (b, c, i, j, k), signed, in units of the score; one volume per input channel, or a
+        single one (c = 1) where the method cannot tell channels apart (CAM).
+    at : "input", or the name of the layer that was read.
+    extensive : whether sums over voxels mean something (gradient x input, LRP); decides how the
+        map is resampled on its way back to the scan.
+    scores : (b,) the target's value on the clean input.
+    absorbed : cause -> (b,) relevance that did not reach the input (LRP).
+    gap : (b,) what the method promises minus sum(values) minus absorbed; None where it promises nothing.
+    warnings : silent failures that were caught.
+    provenance : method, parameters, model, versions, time, memory.
+    """
+
+    values: Volume5d
+    at: str
+    extensive: bool
+    scores: Scores
+    absorbed: Mapping[str, Scores]
+    gap: Scores | None
+    warnings: tuple[str, ...]
+    provenance: Provenance

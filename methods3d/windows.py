@@ -1,0 +1,395 @@
+"""The whole-scan prediction of a network that sees one window at a time, and its exact gradient.
+
+A blended sliding-window output is linear in the window outputs,
+
+    Y(v) = sum_w  g(v) f(x_w)(v) / G(v),      G(v) = sum_w g(v),
+
+so for any differentiable target T the gradient over the whole scan is exact with one window batch in
+memory: stitch Y without a graph, take S = dT/dY, and add each window's vector-Jacobian product with
+the seed g S_w / G_w in place. A window whose seed is zero contributes nothing and is never run. Where
+T is linear and reads a given region, S needs no Y: nothing is stitched at all.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from methods3d.errors import ModelOutputError, ParameterError
+from methods3d.grid import Grid, Shape
+from methods3d.model import OutputChoice, TorchModel, score_and_cotangent
+from methods3d.rewriting import Rules
+from methods3d.types import Box, Edit, Gradient, Layer, ModelInfo, Output, Scores, Tap, Taps, Target, Volume5d
+
+__all__ = ["WindowedModel"]
+
+
+class WindowedModel:
+    """A segmentation network in sliding windows, with the semantics of MONAI's SlidingWindowInferer.
+
+    Parameters
+    ----------
+    net : the network, or a TorchModel of it.
+    roi_size : window in voxels; None or a non-positive entry means the scan's own size there.
+    sw_batch_size : windows run at once.
+    overlap : fraction of the window shared by neighbours, 0 <= overlap < 1, one or one an axis.
+    mode : blending, "constant" or "gaussian".
+    sigma_scale : the Gaussian's sigma as a fraction of the window.
+    padding_mode, cval : how a scan smaller than the window is padded (torch.nn.functional.pad).
+    sw_device : where windows are run; it has to be where the network is, and defaults to it.
+    device : where whole-scan volumes are kept; defaults to the input's, so that a scan on the CPU
+        that is larger than the GPU's memory works.
+    output, autocast, info : as in TorchModel.
+
+    Raises
+    ------
+    ModelOutputError : the network is a classifier, or puts out another size than its window.
+    ParameterError : an overlap, window or blending that does not exist.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module | TorchModel,
+        roi_size: Sequence[int | None] | int | None,
+        sw_batch_size: int = 4,
+        overlap: Sequence[float] | float = 0.25,
+        mode: str = "gaussian",
+        sigma_scale: Sequence[float] | float = 0.125,
+        padding_mode: str = "constant",
+        cval: float = 0.0,
+        sw_device: torch.device | str | None = None,
+        device: torch.device | str | None = None,
+        *,
+        output: OutputChoice = None,
+        autocast: torch.dtype | None = None,
+        info: ModelInfo | None = None,
+    ) -> None:
+        self.dense = (
+            net if isinstance(net, TorchModel) else TorchModel(net, output=output, autocast=autocast, info=info)
+        )
+        self.roi_size = _triple(roi_size, "roi_size")
+        self.sw_batch_size = sw_batch_size
+        self.overlap = _triple(overlap, "overlap")
+        self.mode = mode
+        self.sigma_scale = _triple(sigma_scale, "sigma_scale")
+        self.padding_mode = padding_mode
+        self.cval = cval
+        self.device = None if device is None else torch.device(device)
+        if sw_batch_size < 1:
+            raise ParameterError(f"sw_batch_size is {sw_batch_size}: give 1 or more windows at a time.")
+        if not all(o is not None and 0 <= o < 1 for o in self.overlap):
+            raise ParameterError(f"overlap is {overlap}: give a fraction from 0 up to, but not including, 1.")
+        if mode not in ("constant", "gaussian"):
+            raise ParameterError(f"The blending mode is {mode!r}: give 'constant' or 'gaussian'.")
+        if padding_mode not in ("constant", "reflect", "replicate", "circular"):
+            raise ParameterError(
+                f"padding_mode is {padding_mode!r}: give 'constant', 'reflect', 'replicate' or 'circular'."
+            )
+        if sw_device is not None and torch.device(sw_device).type != self.dense.device.type:
+            raise ParameterError(
+                f"Windows are to run on {sw_device}, but the network is on {self.dense.device}: "
+                "move the network there first."
+            )
+
+    @property
+    def info(self) -> ModelInfo:
+        """What is known of the model's grid and intensities."""
+        return self.dense.info
+
+    @property
+    def network(self) -> nn.Module:
+        """The network itself."""
+        return self.dense.network
+
+    # --- the verbs ---
+
+    def output(self, x: Volume5d) -> Output:
+        """The stitched prediction, (b, k, i, j, k), without a graph."""
+        grid = self._grid(x)
+        return grid.cropped(self._stitched(x, grid, grid.pairs(len(x)))).to(x.device)
+
+    def bind(self, x: Volume5d, target: Target) -> tuple[Target, Scores]:
+        """The target bound on x's prediction and its value; only the windows that it reads are run."""
+        grid = self._grid(x)
+        seeds = _Seeds(self, x, grid, target)
+        if seeds.lazy:
+            for group in _batches(seeds.active, self.sw_batch_size):
+                seeds.add_scores(self._windowed(grid.windows(x, group, self.cval, self.padding_mode)), group)
+        return seeds.bound, seeds.scores.to(x.device)
+
+    def scores(self, x: Volume5d, target: Target) -> Scores:
+        """The target's value for each sample."""
+        return self.bind(x, target)[1]
+
+    def gradient(self, x: Volume5d, target: Target, *, rules: Rules | None = None) -> Gradient:
+        """The target's exact derivative in x, over the stitched prediction."""
+        grid = self._grid(x)
+        seeds = _Seeds(self, x, grid, target)
+        home = self.device or x.device
+        total = torch.zeros((len(x), x.shape[1], *grid.padded), dtype=self.dense.dtype, device=home)
+        absorbed: dict[str, Tensor] = {}
+        uncovered: frozenset[str] = frozenset()
+
+        for group in _batches(seeds.active, self.sw_batch_size):
+            back = self.dense.pullback(
+                grid.windows(x, group, self.cval, self.padding_mode), seeds.cotangent_of(group), rules
+            )
+            for row, (n, box) in enumerate(group):
+                total[(n, slice(None), *box)] += back.values[row].to(home)
+                for cause, kept in back.absorbed.items():
+                    absorbed.setdefault(cause, torch.zeros(len(x), device=home, dtype=kept.dtype))[n] += kept[row].to(
+                        home
+                    )
+            uncovered |= back.uncovered
+        if rules is not None:
+            absorbed["target"] = seeds.scores - seeds.conserved
+        values = grid.unpadded(total, x, self.cval, self.padding_mode)
+        return Gradient(
+            seeds.scores.to(x.device),
+            values.to(x.device),
+            {cause: kept.to(x.device) for cause, kept in absorbed.items()},
+            uncovered,
+        )
+
+    def layers(self, x: Volume5d) -> Sequence[Layer]:
+        """Modules whose output is a volume, in one window."""
+        grid = self._grid(x)
+        return self.dense.layers(grid.windows(x, [(0, grid.boxes[0])], self.cval, self.padding_mode))
+
+    def taps(self, x: Volume5d, layer: str, target: Target | None = None) -> Taps:
+        """The layer's activation in every window; with a target, its gradient too, in windows that have one."""
+        grid = self._grid(x)
+        seeds = None if target is None else _Seeds(self, x, grid, target)
+
+        def windows() -> Iterator[Tap]:
+            for group in _batches(grid.pairs(len(x)) if seeds is None else seeds.active, self.sw_batch_size):
+                cotangent = None if seeds is None else seeds.cotangent_of(group)
+                view = grid.windows(x, group, self.cval, self.padding_mode)
+                activation, gradient = self.dense.tap(view, layer, cotangent)
+                for row, (n, box) in enumerate(group):
+                    yield Tap(
+                        n,
+                        box,
+                        activation[row : row + 1],
+                        None if gradient is None else gradient[row : row + 1],
+                    )
+
+        return Taps(windows(), lambda: torch.empty(0) if seeds is None else seeds.scores.to(x.device))
+
+    def blend(self, parts: Iterable[tuple[int, Box, Tensor]], x: Volume5d) -> Tensor:
+        """Window maps at any resolution, resampled to the window and stitched as the prediction is."""
+        grid = self._grid(x)
+        home = self.device or x.device
+        total: Tensor | None = None
+        for n, box, part in parts:
+            if total is None:
+                total = torch.zeros((len(x), part.shape[1], *grid.padded), dtype=part.dtype, device=home)
+            full = F.interpolate(part, size=grid.roi, mode="trilinear", align_corners=False)[0].to(home)
+            total[(n, slice(None), *box)] += full * grid.weight.to(full)
+        assert total is not None  # there is always a window
+        return grid.cropped(total / grid.norm.to(total)).to(x.device)
+
+    def edited(self, x: Volume5d, target: Target, edits: Sequence[Edit], *, batch: int) -> Iterator[Tensor]:
+        """The bound target's value after each edit of the one sample x; only windows that an edit touches are run.
+
+        A linear target needs one clean pass; any other also keeps the stitched prediction, and runs the
+        clean windows that a batch of edits touches once more.
+        """
+        grid = self._grid(x)
+        seeds = _Seeds(self, x, grid, target)
+        if seeds.lazy or target.linear:
+            yield from self._edited_linear(x, grid, seeds, edits, batch)
+        else:
+            yield from self._edited(x, grid, seeds, edits, batch)
+
+    def passes(self, shape: Shape, target: Target | None = None) -> int:
+        """Windows of one prediction, or those that the target reads."""
+        grid = self._grid(torch.empty(1, 1, *shape, device="meta"))
+        support = None if target is None else target.support(shape)
+        return len(grid.boxes) if support is None else len(grid.touching(grid.padded_mask(support), 0))
+
+    # --- how ---
+
+    def _edited_linear(
+        self, x: Volume5d, grid: Grid, seeds: "_Seeds", edits: Sequence[Edit], batch: int
+    ) -> Iterator[Tensor]:
+        clean: list[Tensor] = []
+        for group in _batches(seeds.active, self.sw_batch_size):
+            y = self._windowed(grid.windows(x, group, self.cval, self.padding_mode))
+            if seeds.lazy:
+                seeds.add_scores(y, group)
+            clean += list((y * seeds.of(group).to(y)).flatten(1).sum(1).to(x.device))
+        whole = torch.stack(clean).sum()
+        base = seeds.scores[0].to(whole)
+        for few in _batches(edits, batch):
+            change = torch.zeros(len(few), dtype=whole.dtype, device=x.device)
+            jobs = [
+                (e, w)
+                for e, edit in enumerate(few)
+                for w, (_, box) in enumerate(seeds.active)
+                if self._meets(grid, edit, box)
+            ]
+            for some in _batches(jobs, self.sw_batch_size):
+                boxes = [seeds.active[w] for _, w in some]
+                y = self._windowed(torch.cat([self._edited_window(x, grid, few[e], seeds.active[w]) for e, w in some]))
+                values = (y * seeds.of(boxes).to(y)).flatten(1).sum(1).to(x.device)
+                for (e, w), value in zip(some, values, strict=True):
+                    change[e] += value - clean[w]
+            yield base + change
+
+    def _edited(self, x: Volume5d, grid: Grid, seeds: "_Seeds", edits: Sequence[Edit], batch: int) -> Iterator[Tensor]:
+        stitched = seeds.stitched
+        assert stitched is not None  # a target that is not lazy was bound on it
+        weight, norm = grid.weight.to(stitched), grid.norm.to(stitched)
+        for few in _batches(edits, batch):
+            touched = {w for edit in few for w, (_, box) in enumerate(seeds.pairs) if self._meets(grid, edit, box)}
+            clean: dict[int, Tensor] = {}
+            for some in _batches(sorted(touched), self.sw_batch_size):
+                y = self._windowed(grid.windows(x, [seeds.pairs[w] for w in some], self.cval, self.padding_mode))
+                clean |= {w: row.to(stitched) for w, row in zip(some, y, strict=True)}
+            after = []
+            for edit in few:
+                prediction = stitched.clone()
+                mine = [w for w in sorted(touched) if self._meets(grid, edit, seeds.pairs[w][1])]
+                for some in _batches(mine, self.sw_batch_size):
+                    y = self._windowed(torch.cat([self._edited_window(x, grid, edit, seeds.pairs[w]) for w in some]))
+                    for w, row in zip(some, y, strict=True):
+                        box = seeds.pairs[w][1]
+                        prediction[(0, slice(None), *box)] += (row.to(stitched) - clean[w]) * weight / norm[box]
+                after.append(seeds.bound(grid.cropped(prediction)))
+            yield torch.cat(after).to(x.device)
+
+    def _meets(self, grid: Grid, edit: Edit, box: Box) -> bool:
+        """Whether an edit (unpadded voxels) changes what a window (padded voxels) sees."""
+        if grid.is_padded and self.padding_mode != "constant":
+            return True  # the padding repeats voxels: an edit may show anywhere
+        return all(
+            e.start + lo < b.stop and b.start < e.stop + lo for e, b, lo in zip(edit.box, box, grid.before, strict=True)
+        )
+
+    def _edited_window(self, x: Volume5d, grid: Grid, edit: Edit, pair: tuple[int, Box]) -> Volume5d:
+        if grid.is_padded and self.padding_mode != "constant":
+            copy = x.clone()
+            copy[(slice(None), edit.channels, *edit.box)] = edit.value
+            return grid.windows(copy, [pair], self.cval, self.padding_mode)
+        window = grid.windows(x, [pair], self.cval, self.padding_mode).clone()
+        inside = tuple(
+            slice(max(e.start + lo - b.start, 0), max(e.stop + lo - b.start, 0))
+            for e, b, lo in zip(edit.box, pair[1], grid.before, strict=True)
+        )
+        window[(slice(None), edit.channels, *inside)] = edit.value
+        return window
+
+    def _windowed(self, windows: Volume5d) -> Output:
+        y = self.dense.forward(windows)
+        _refuse_classifier(y, tuple(windows.shape[2:]))
+        return y
+
+    def _stitched(self, x: Volume5d, grid: Grid, pairs: Sequence[tuple[int, Box]]) -> Output:
+        """Y on the padded grid, from the given windows alone."""
+        home = self.device or x.device
+        total: Tensor | None = None
+        for group in _batches(pairs, self.sw_batch_size):
+            y = self._windowed(grid.windows(x, group, self.cval, self.padding_mode))
+            if total is None:
+                total = torch.zeros((len(x), y.shape[1], *grid.padded), dtype=y.dtype, device=home)
+            y = (y * grid.weight.to(y)).to(home)
+            for row, (n, box) in enumerate(group):
+                total[(n, slice(None), *box)] += y[row]
+        assert total is not None  # there is always a window
+        return total.div_(grid.norm.to(total))
+
+    def _grid(self, x: Volume5d) -> Grid:
+        shape = (x.shape[2], x.shape[3], x.shape[4])
+        return Grid.over(shape, self.roi_size, self.overlap, self.mode, self.sigma_scale, self.dense.dtype)
+
+
+class _Seeds:
+    """What each window's output is multiplied with, g S_w / G_w, and which windows have any.
+
+    Lazy where the target is linear and names the voxels that it reads: then S is taken at the first
+    window's output (it is the same everywhere), and the score is the sum over windows of <seed, f(x_w)>.
+    """
+
+    def __init__(self, model: WindowedModel, x: Volume5d, grid: Grid, target: Target) -> None:
+        support = target.support(grid.shape)
+        home = model.device or x.device
+        self.grid, self.batch, self.home = grid, len(x), home
+        self.bound, self.cotangent, self.stitched = target, None, None
+        self.lazy = target.linear and support is not None
+        if support is not None:
+            mask = grid.padded_mask(support)
+            self.pairs = [pair for n in range(len(x)) for pair in grid.touching(mask, n)]
+            if not self.pairs:
+                target.bind(torch.zeros(1, 2, *grid.shape))  # raises what is wrong with an empty region
+        else:
+            self.pairs = grid.pairs(len(x))
+        if self.lazy:
+            self.active = self.pairs
+            self.scores = self.conserved = torch.zeros(len(x), device=home, dtype=model.dense.dtype)
+            return
+        self.stitched = model._stitched(x, grid, self.pairs)
+        clean = grid.cropped(self.stitched)
+        self.bound = target.bind(clean)
+        self.scores, seed = score_and_cotangent(self.bound, clean)
+        self.conserved = (seed * clean).flatten(1).sum(1)
+        self.cotangent = grid.padded_mask(seed)
+        self.active = [pair for n in range(len(x)) for pair in grid.touching((self.cotangent[n] != 0).any(0), n)]
+
+    def add_scores(self, y: Output, group: Sequence[tuple[int, Box]]) -> None:
+        """Add what these windows contribute to a linear score."""
+        if self.cotangent is None:
+            blank = torch.zeros((self.batch, y.shape[1], *self.grid.shape), dtype=y.dtype, device=self.home)
+            self.bound = self.bound.bind(blank)
+            self.cotangent = self.grid.padded_mask(score_and_cotangent(self.bound, blank)[1])
+        parts = (y.detach() * self.of(group).to(y)).flatten(1).sum(1).to(self.scores)
+        for row, (n, _) in enumerate(group):
+            self.scores[n] += parts[row]
+
+    def cotangent_of(self, group: Sequence[tuple[int, Box]]) -> Callable[[Output], Tensor]:
+        """These windows' seeds as a function of their output; a lazy score is summed up on the way."""
+
+        def cotangent(y: Output) -> Tensor:
+            _refuse_classifier(y, self.grid.roi)
+            if self.lazy:
+                self.add_scores(y, group)
+            return self.of(group).to(y)
+
+        return cotangent
+
+    def of(self, group: Sequence[tuple[int, Box]]) -> Tensor:
+        """The seeds of these windows, (w, k, *roi)."""
+        assert self.cotangent is not None  # set when the target was bound
+        scale = self.grid.weight.to(self.cotangent)
+        norm = self.grid.norm.to(self.cotangent)
+        return torch.stack([self.cotangent[(n, slice(None), *box)] * scale / norm[box] for n, box in group])
+
+
+T = TypeVar("T")
+
+
+def _batches(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
+
+
+def _triple(value: Sequence[T] | T, name: str) -> tuple[T, T, T]:
+    values: Sequence[T] = value if isinstance(value, Sequence) else (value,) * 3
+    if len(values) != 3:
+        raise ParameterError(f"{name} is {value}: give one number, or one for each of the three axes.")
+    return values[0], values[1], values[2]
+
+
+def _refuse_classifier(y: Output, roi: Sequence[int]) -> None:
+    if y.ndim != 5:
+        raise ModelOutputError(
+            "A classifier cannot run in windows, because its score belongs to the whole scan: "
+            "explain it without windows (TorchModel)."
+        )
+    if tuple(y.shape[2:]) != tuple(roi):
+        raise ModelOutputError(
+            f"The network puts out {tuple(y.shape[2:])} voxels for a window of {tuple(roi)}: "
+            "only outputs of the window's own size can be stitched; choose one with output=."
+        )
