@@ -5,14 +5,13 @@ Tensors are (b, c, i, j, k): batch, channel and the three voxel axes in the file
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from methods3d.rewriting import Rules
+from methods3d.rewriting import Rules
 
 Volume5d: TypeAlias = Float[Tensor, "b c i j k"]
 Output: TypeAlias = Float[Tensor, "b k *spatial"]
@@ -55,14 +54,12 @@ class ModelInfo:
     ----------
     spacing : voxel size of the model's input grid in mm along (i, j, k), or None if unknown.
     air : value of empty background after the model's own intensity scaling.
-    bounds : smallest and largest value after that scaling, or None if it has none.
     classes : class index -> name.
     model_hash : SHA-256 of the weights and configuration, "" if unknown.
     """
 
     spacing: tuple[float, float, float] | None = None
     air: float = 0.0
-    bounds: tuple[float, float] | None = None
     classes: Mapping[int, str] = field(default_factory=dict)
     model_hash: str = ""
 
@@ -164,7 +161,7 @@ class Explainable(Protocol):
         """The bound target's value for each sample, without a graph."""
         ...
 
-    def gradient(self, x: Volume5d, target: Target, *, rules: "Rules | None" = None) -> Gradient:
+    def gradient(self, x: Volume5d, target: Target, *, rules: Rules | None = None) -> Gradient:
         """The bound target's derivative in x, exact over the stitched output."""
         ...
 

@@ -115,10 +115,7 @@ def bias_field(shape: tuple[int, ...], rng: np.random.Generator, strength: float
     """Draw a smooth multiplicative field about 1: products of one slow cosine along each axis."""
     log_field = np.zeros(shape, np.float32)
     for _ in range(3):
-        waves = (
-            np.cos(np.linspace(0, np.pi * rng.uniform(0.3, 1.2), n) + rng.uniform(0, 2 * np.pi))
-            for n in shape
-        )
+        waves = (np.cos(np.linspace(0, np.pi * rng.uniform(0.3, 1.2), n) + rng.uniform(0, 2 * np.pi)) for n in shape)
         i, j, k = (wave.astype(np.float32) for wave in waves)
         log_field += rng.uniform(0.3, 1.0) * i[:, None, None] * j[:, None] * k
     return np.exp(strength * log_field)

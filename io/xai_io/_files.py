@@ -36,7 +36,9 @@ def written_aside(path: str | os.PathLike[str], *, overwrite: bool = False) -> I
     target = Path(path)
     _refuse_existing(target, overwrite)
     if not target.parent.is_dir():
-        raise ExportError(f"{target} cannot be written because the folder {target.parent} does not exist; make it first.")
+        raise ExportError(
+            f"{target} cannot be written because the folder {target.parent} does not exist; make it first."
+        )
     aside = target.with_name(f".{target.name[:100]}.{uuid.uuid4().hex[:8]}.part")
     try:
         try:

@@ -33,13 +33,15 @@ _TRANSFORMS = frozenset(
 )
 # `read_volume` hands over the channel-first image that these would have made; the device is ours to choose.
 _REPLACED = frozenset(
-    "LoadImaged EnsureChannelFirstd AddChanneld AsChannelFirstd ToDeviced DataStatsd Identityd ToMetaTensord".split()
+    ["LoadImaged", "EnsureChannelFirstd", "AddChanneld", "AsChannelFirstd", "ToDeviced", "DataStatsd", "Identityd", "ToMetaTensord"]
 )
 _OURS = ("device", "track_meta")  # arguments that would move the image away, or forget where it lies
 _RESIZING = ("Resized", "Zoomd", "Affined")
 
 # Networks of MONAI that fetch files or other libraries when they are built.
-_FETCHING = frozenset("TorchVisionFCModel HoVerNet MILModel MultiModal Transchex BertPreTrainedModel CellSamWrapper".split())
+_FETCHING = frozenset(
+    ["TorchVisionFCModel", "HoVerNet", "MILModel", "MultiModal", "Transchex", "BertPreTrainedModel", "CellSamWrapper"]
+)
 _NETWORK_FUNCTIONS = re.compile(r"resnet\d+|MedNe[Xx]t\w+|vista3d132")
 
 
@@ -105,7 +107,7 @@ def windows(resolver: Resolver) -> WindowSettings | None:
     found = {}
     for field in dataclasses.fields(WindowSettings):
         if resolver.has(f"{steps[0].id}::{field.name}"):
-            value = resolver.value(f"{steps[0].id}::{field.name}", _none)
+            value = resolver.value(f"{steps[0].id}::{field.name}", nothing)
             found[field.name] = tuple(value) if isinstance(value, list) else value
     if "roi_size" not in found:
         raise ModelError("The bundle's SlidingWindowInferer has no roi_size; add it to the config.")
@@ -143,8 +145,8 @@ def _for_prediction(resolver: Resolver, id: str, name: str) -> Any:
     """Argument of a transform; where it has one value a key, the one for the prediction."""
     if not resolver.has(f"{id}::{name}"):
         return None
-    value = resolver.value(f"{id}::{name}", _none)
-    keys = resolver.value(f"{id}::keys", _none) if resolver.has(f"{id}::keys") else "pred"
+    value = resolver.value(f"{id}::{name}", nothing)
+    keys = resolver.value(f"{id}::keys", nothing) if resolver.has(f"{id}::keys") else "pred"
     if isinstance(value, list) and value:
         return value[keys.index("pred") if isinstance(keys, list) and "pred" in keys else 0]
     return value
@@ -175,7 +177,7 @@ def _from(package: str, target: str) -> Any:
     return vars(importlib.import_module(package)).get(name)
 
 
-def _none(target: str) -> None:
+def nothing(target: str) -> None:
     """Allow no component: settings are numbers and words."""
 
 

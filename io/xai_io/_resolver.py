@@ -29,7 +29,7 @@ _NUMBERS: Mapping[type, Callable[[Any, Any], Any]] = {
 }  # fmt: skip
 _SIGNS: Mapping[type, Callable[[Any], Any]] = {ast.USub: operator.neg, ast.UAdd: operator.pos, ast.Not: operator.not_}
 _DTYPES = frozenset(
-    "bool uint8 int8 int16 int32 int64 float16 bfloat16 float32 float64 half float double short int long".split()
+    ["bool", "uint8", "int8", "int16", "int32", "int64", "float16", "bfloat16", "float32", "float64", "half", "float", "double", "short", "int", "long"]
 )
 
 
@@ -105,7 +105,9 @@ class Resolver:
                 if str(node["_target_"]).rpartition(".")[2] != "Compose":
                     yield Step(id, str(node["_target_"]))
                 elif node.get("lazy"):
-                    raise ModelError(f"The config's entry {id!r} resamples lazily, which is not supported: set lazy to false.")
+                    raise ModelError(
+                        f"The config's entry {id!r} resamples lazily, which is not supported: set lazy to false."
+                    )
                 elif "transforms" in node:
                     yield from self.steps(f"{id}::transforms")
             elif node is not None:
@@ -120,7 +122,8 @@ class Resolver:
                 yield from self.steps(names[part.id])
             return
         built = self._needs_code(id, node)
-        for transform in getattr(built, "transforms", built):
+        built = getattr(built, "transforms", built)
+        for transform in built if isinstance(built, list | tuple) else [built]:
             yield Step(id, type(transform).__name__, transform)
 
     def _value(self, node: Any, id: str, allowed: Allowed) -> Any:
@@ -145,7 +148,9 @@ class Resolver:
             except _Code:
                 return self._needs_code(id, text)
             except (TypeError, ValueError, ArithmeticError) as error:
-                raise ModelError(f"The config's entry {id!r} ({text[:80]!r}) makes no sense ({error}); correct the config.") from error
+                raise ModelError(
+                    f"The config's entry {id!r} ({text[:80]!r}) makes no sense ({error}); correct the config."
+                ) from error
         if _REFERENCE.fullmatch(text):
             return self.value(_normal(text), allowed)
         if text.startswith(("%", "@#", "@::")):  # macros read other files, and relative references are not read here
@@ -169,7 +174,9 @@ class Resolver:
         except (UntrustedModel, ModelError):
             raise
         except Exception as error:  # whatever a constructor objects to, the config gave it
-            raise ModelError(f"The config's entry {id!r} ({target}) cannot be built ({error}); correct its arguments.") from error
+            raise ModelError(
+                f"The config's entry {id!r} ({target}) cannot be built ({error}); correct its arguments."
+            ) from error
 
     def _enabled(self, items: Any, id: str) -> Iterator[tuple[Any, Any]]:
         """Leave out what is switched off by `_disabled_`, as MONAI does."""

@@ -102,10 +102,16 @@ def _one_series(folder: Path) -> tuple[list[Path], list[Dataset]]:
             f"{folder} holds {len(series)} series ({_listed(series, headers)}) and one is wanted: move the files of "
             "the one to explain into a folder of their own and name that."
         )
-    if any(int(header.get("NumberOfFrames", 1) or 1) > 1 or "MOSAIC" in header.get("ImageType", ()) for header in headers):
-        raise ScanError(f"{folder} holds multi-frame or mosaic images; only one image a file is allowed: export it as a classic series.")
+    if any(
+        int(header.get("NumberOfFrames", 1) or 1) > 1 or "MOSAIC" in header.get("ImageType", ()) for header in headers
+    ):
+        raise ScanError(
+            f"{folder} holds multi-frame or mosaic images; only one image a file is allowed: export it as a classic series."
+        )
     if any(int(header.get("SamplesPerPixel", 1)) != 1 or _palette(header) for header in headers):
-        raise ScanError(f"{folder} holds colour images; only grey values measured by the scanner are allowed: name the original series.")
+        raise ScanError(
+            f"{folder} holds colour images; only grey values measured by the scanner are allowed: name the original series."
+        )
     return files, headers
 
 
@@ -228,7 +234,9 @@ def _decodable(image: Dataset, folder: Path) -> None:
     try:
         decoder = get_decoder(syntax)
     except NotImplementedError as error:
-        raise DecoderMissing(f"{folder} is compressed as {syntax.name}, for which there is no decoder; export it uncompressed.") from error
+        raise DecoderMissing(
+            f"{folder} is compressed as {syntax.name}, for which there is no decoder; export it uncompressed."
+        ) from error
     if not decoder.is_available:
         needs = "; ".join(decoder.missing_dependencies)
         raise DecoderMissing(

@@ -23,6 +23,8 @@ def write_json(path: str | os.PathLike[str], mapping: Mapping[str, Any], *, over
     try:
         text = json.dumps(mapping, indent=2, ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError) as error:
-        raise ExportError(f"{path} was not written because the record is not JSON ({error}); use plain finite values.") from error
+        raise ExportError(
+            f"{path} was not written because the record is not JSON ({error}); use plain finite values."
+        ) from error
     with written_aside(path, overwrite=overwrite) as file:
         file.write(text.encode() + b"\n")

@@ -136,15 +136,21 @@ def _values(image: Any, path: Path) -> npt.NDArray[np.float32]:
     """Scaled values (C, I, J, K); a view of the file's own memory order, so that nothing is copied twice."""
     dtype, shape = image.header.get_data_dtype(), image.shape
     if dtype.kind not in "iuf":
-        raise ScanError(f"{path} holds colours or complex numbers ({dtype}); only one real number per voxel is allowed.")
+        raise ScanError(
+            f"{path} holds colours or complex numbers ({dtype}); only one real number per voxel is allowed."
+        )
     if len(shape) == 5 and 1 in shape[3:]:
         shape = (*shape[:3], shape[3] * shape[4])
     if len(shape) not in (3, 4) or 0 in shape:
-        raise ScanError(f"{path} has the shape {image.shape}; only (i, j, k) and (i, j, k, channels) are allowed: split it first.")
+        raise ScanError(
+            f"{path} has the shape {image.shape}; only (i, j, k) and (i, j, k, channels) are allowed: split it first."
+        )
     stored = dtype.itemsize * int(np.prod(image.shape, dtype=np.float64))
     on_disk = path.stat().st_size
     if stored > on_disk * _DEFLATE_LIMIT:  # before memory for it is asked for
-        raise ScanError(f"{path} is cut short: its header promises {stored} bytes of voxels, {on_disk} are there; copy it again.")
+        raise ScanError(
+            f"{path} is cut short: its header promises {stored} bytes of voxels, {on_disk} are there; copy it again."
+        )
     with np.errstate(over="ignore", invalid="ignore"):  # infinities are refused by the check that follows reading
         data: npt.NDArray[np.float32] = np.asarray(image.get_fdata(dtype=np.float32, caching="unchanged"))
     data = data.reshape(shape, order="F")
@@ -161,7 +167,9 @@ def _image(volume: Volume, path: Path) -> Any:
     elif data.dtype.itemsize == 8:
         narrow = data.astype(np.int32)
         if not np.array_equal(narrow, data):
-            raise ExportError(f"{path} was not written because a value does not fit 32-bit integers; convert the values first.")
+            raise ExportError(
+                f"{path} was not written because a value does not fit 32-bit integers; convert the values first."
+            )
         data = narrow
     data = data[0] if volume.channels == 1 else np.moveaxis(data, 0, 3)
     try:
@@ -174,6 +182,8 @@ def _image(volume: Volume, path: Path) -> Any:
         except nib.spatialimages.HeaderDataError:
             image.header["qform_code"] = 0
     except nib.spatialimages.HeaderDataError as error:
-        raise ExportError(f"{path} was not written because NIfTI-1 cannot hold the volume ({error}); crop it first.") from error
+        raise ExportError(
+            f"{path} was not written because NIfTI-1 cannot hold the volume ({error}); crop it first."
+        ) from error
     image.header.set_xyzt_units("mm")
     return image

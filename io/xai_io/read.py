@@ -45,12 +45,16 @@ def read_volume(path: str | os.PathLike[str]) -> Volume:
         raise ScanError(f"{path} does not exist; name a .nii or .nii.gz file, or a folder with one DICOM series.")
     if path.is_dir():
         if not dicom_files(path):
-            raise ScanError(f"{path} is a folder without DICOM images; name the folder in which the files of one series lie.")
+            raise ScanError(
+                f"{path} is a folder without DICOM images; name the folder in which the files of one series lie."
+            )
         volume = read_dicom(path)
     elif is_nifti(path):
         volume = read_nifti(path)
     elif is_dicom(path):
-        raise ScanError(f"{path} is one DICOM file of a scan; name the folder that holds the whole series: {path.parent}.")
+        raise ScanError(
+            f"{path} is one DICOM file of a scan; name the folder that holds the whole series: {path.parent}."
+        )
     else:
         raise ScanError(f"{path} is not a scan; name a .nii or .nii.gz file, or a folder with one DICOM series.")
     _check_values(volume, path)

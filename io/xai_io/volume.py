@@ -80,7 +80,9 @@ class Volume:
                 "are allowed: add the channel axis."
             )
         if data.dtype.kind not in "biuf":
-            raise ScanError(f"Values of type {data.dtype} were given; only real numbers are allowed: convert them first.")
+            raise ScanError(
+                f"Values of type {data.dtype} were given; only real numbers are allowed: convert them first."
+            )
         affine = np.array(self.affine, dtype=np.float64)
         if affine.shape != (4, 4) or not np.array_equal(affine[3], (0, 0, 0, 1)):
             raise GeometryError(
@@ -133,7 +135,9 @@ class Volume:
             If the grid differs.
         """
         if data.ndim != 4 or data.shape[1:] != self.shape:
-            raise ScanError(f"Values of shape {data.shape} were given for a grid of {self.shape}; pass (channels, i, j, k) of that grid.")
+            raise ScanError(
+                f"Values of shape {data.shape} were given for a grid of {self.shape}; pass (channels, i, j, k) of that grid."
+            )
         return dataclasses.replace(self, data=data, units=units)
 
     def __repr__(self) -> str:

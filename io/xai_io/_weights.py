@@ -1,0 +1,152 @@
+"""Weights from disk: tensors that are only tensors, and TorchScript that only computes."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from .errors import ModelError, UntrustedModel
+
+_NESTS = ("state_dict", "model_state_dict", "model", "network", "net")  # where training scripts put the weights
+# TorchScript can open files too: these two operators write wherever they are told to. Operators outside aten and
+# prim come from libraries that may add more.
+_WRITES = re.compile(rb"\b(?:from_file|save)\b|\bops\s*\.\s*(?!(?:aten|prim|prims|quantized)\b)\w+")
+
+
+def is_torchscript(path: Path) -> bool:
+    """Whether the file is a TorchScript archive; whatever its name is."""
+    return "constants.pkl" in _records(path)
+
+
+def read_torchscript(path: Path, *, trust: bool) -> tuple[Any, Mapping[str, bytes]]:
+    """Load a TorchScript module on the CPU in eval mode, and the extra files its archive carries.
+
+    Raises
+    ------
+    UntrustedModel
+        If the script could write files and `trust` is False.
+    ModelError
+        If the archive is damaged.
+    """
+    import torch
+
+    try:
+        archive = torch._C.PyTorchFileReader(str(path))  # the reader that will load it, so that both see one file
+        records = {
+            name: archive.get_record(name) for name in archive.get_all_records() if name.startswith(("code/", "extra/"))
+        }
+        legacy = archive.has_record("model.json")
+        for name, code in records.items():
+            found = _WRITES.search(code) if name.endswith(".py") and name.startswith("code/") else None
+            if (found or legacy) and not trust:
+                raise UntrustedModel(
+                    f"{path} is TorchScript that uses {found[0].decode() if found else 'an outdated format'!r}, which can reach "
+                    "files on this machine; if you trust where it comes from, trust=True loads it."
+                )
+        module = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
+    except RuntimeError as error:
+        raise ModelError(
+            f"{path} is a damaged TorchScript file ({_first_line(error)}); copy or export it again."
+        ) from error
+    extra = {name.removeprefix("extra/"): content for name, content in records.items() if name.startswith("extra/")}
+    return module.eval().requires_grad_(False), extra
+
+
+def read_weights(path: Path, *, trust: bool) -> dict[str, Any]:
+    """Read a state dict, taken out of a checkpoint's nesting if need be.
+
+    Raises
+    ------
+    UntrustedModel
+        If unpickling it would run code and `trust` is False.
+    ModelError
+        If the file is damaged or holds no state dict.
+    """
+    import torch
+
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if "Unsupported" not in str(error) and "unsupported" not in str(error):
+            raise ModelError(f"{path} is no file of PyTorch weights, or a damaged one; copy it again.") from error
+        if not trust:
+            raise UntrustedModel(
+                f"{path} holds more than weights and unpickling it would run code; save a plain state_dict, or if you "
+                "trust where it comes from, trust=True runs it."
+            ) from error
+        content = torch.load(path, map_location="cpu", weights_only=False)
+    except (RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError, IndexError, OSError) as error:
+        raise ModelError(
+            f"{path} is no file of PyTorch weights, or a damaged one ({_first_line(error)}); copy it again."
+        ) from error
+    if isinstance(content, torch.nn.Module):
+        content = content.state_dict()
+    for _ in range(3):
+        nests = [name for name in _NESTS if isinstance(content, Mapping) and isinstance(content.get(name), Mapping)]
+        if not nests:
+            break
+        content = content[nests[0]]
+    if not isinstance(content, Mapping) or not content or not all(isinstance(key, str) for key in content):
+        raise ModelError(f"{path} holds no state dict; save network.state_dict() there.")
+    weights = {key: value for key, value in content.items() if isinstance(value, torch.Tensor)}
+    if weights and all(key.startswith("module.") for key in weights):  # saved from DataParallel
+        weights = {key.removeprefix("module."): value for key, value in weights.items()}
+    return weights
+
+
+def fit(network: Any, weights: Mapping[str, Any], path: Path) -> None:
+    """Load weights into a network whose every key and shape they match.
+
+    Raises
+    ------
+    ModelError
+        Naming the first key that is missing, left over, or of another shape, and how many there are.
+    """
+    wanted = network.state_dict()
+    missing = [key for key in wanted if key not in weights]
+    spare = [key for key in weights if key not in wanted]
+    other = [key for key in wanted if key in weights and wanted[key].shape != weights[key].shape]
+    faults = []
+    if missing:
+        faults.append(f"{len(missing)} missing, first {missing[0]!r}")
+    if spare:
+        faults.append(f"{len(spare)} not in the network, first {spare[0]!r}")
+    if other:
+        key = other[0]
+        faults.append(
+            f"{len(other)} of another shape, first {key!r}: {tuple(weights[key].shape)} for {tuple(wanted[key].shape)}"
+        )
+    if faults:
+        raise ModelError(
+            f"The weights in {path} do not fit the network ({'; '.join(faults)}); use the configuration they were trained with."
+        )
+    network.load_state_dict(dict(weights), strict=True)
+
+
+def digest(root: Path, files: Iterable[Path]) -> str:
+    """SHA-256 over names, sizes and bytes of files: what a model is, whatever folder it lies in."""
+    total = hashlib.sha256()
+    for file in sorted(files):
+        total.update(f"{file.relative_to(root).as_posix()}\0{file.stat().st_size}\0".encode())
+        with file.open("rb") as stream:
+            total.update(hashlib.file_digest(stream, "sha256").digest())
+    return total.hexdigest()
+
+
+def _records(path: Path) -> set[str]:
+    """Names inside a PyTorch archive without its top folder; empty if it is none."""
+    import zipfile
+
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return {name.partition("/")[2] for name in archive.namelist()}
+    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError):
+        return set()
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0][:200]

@@ -1,0 +1,350 @@
+"""The command line: demo, explain, methods, inspect, gui."""
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, fields
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+__all__ = ["main"]
+
+OUT = Console()
+ERR = Console(stderr=True)
+
+
+class Commands(click.Group):
+    """The commands, in which a user's error is one sentence and exit code 2."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command."""
+        from napari_xai.errors import USER_ERRORS
+
+        try:
+            return super().invoke(ctx)
+        except USER_ERRORS as error:
+            ERR.print(f"[bold red]Error:[/] {_plain(str(error))}", soft_wrap=True, highlight=False)
+            ctx.exit(2)
+        except KeyboardInterrupt:
+            ERR.print("Interrupted: what was finished is kept, and nothing half-written is left.")
+            ctx.exit(130)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="napari-xai")
+def main() -> None:
+    """See what a trained 3D network looked at, back on the scan. Research use only; not a medical device."""
+
+
+# --- methods ---
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def methods(as_json: bool) -> None:
+    """List the attribution methods, their settings and sources."""
+    from methods3d import methods as all_methods
+
+    found: list[dict[str, Any]] = [
+        {
+            "name": name,
+            "summary": _summary(cls),
+            "source": cls.source,
+            "settings": {f.name: {"default": f.default, "help": f.metadata["help"]} for f in fields(cls)},
+        }
+        for name, cls in all_methods().items()
+    ]
+    if as_json:
+        _print_json(found)
+        return
+    table = Table("method", "what it is", "source")
+    for row in found:
+        table.add_row(row["name"], row["summary"], row["source"])
+    OUT.print(table)
+
+
+# --- explain ---
+
+
+class MethodCommand(click.Command):
+    """A command whose flags are those of the method that --method names, made from its fields."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Look for the method first."""
+        from methods3d import method as method_named
+
+        name = "lrp"
+        for word, following in zip(args, [*args[1:], ""], strict=True):
+            if word in ("--method", "-m"):
+                name = following
+            elif word.startswith("--method="):
+                name = word.removeprefix("--method=")
+        ctx.meta["napari_xai.method"] = method_named(name)
+        return super().parse_args(ctx, args)
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        """The command's own flags and the method's."""
+        cls = ctx.meta.get("napari_xai.method")
+        own = super().get_params(ctx)
+        return own if cls is None else [*own[:-1], *_flags(cls), own[-1]]
+
+
+@main.command(cls=MethodCommand)
+@click.argument("scans", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--model", required=True, type=click.Path(path_type=Path), help="MONAI bundle folder or TorchScript file."
+)
+@click.option("--method", "-m", "_name", default="lrp", show_default=True, help="See `napari-xai methods`.")
+@click.option("--target", help="Class to explain, by name or number; default: what the model predicts.")
+@click.option("--against", help="Rather than which class; default: the runner-up. Classifiers only.")
+@click.option("--region", type=click.Path(path_type=Path), help="Mask on the scan to ask about. Segmentation only.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("explained"), show_default=True, help="Folder.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 ...")
+@click.option(
+    "--window", help="Sliding window in voxels, I,J,K; 'none' runs the whole scan; default: as the bundle says."
+)
+@click.option(
+    "--overlap", type=click.FloatRange(0, 1, max_open=True), default=0.25, show_default=True, help="Of --window."
+)
+@click.option("--output", help="Which of several outputs to explain: its index or key.")
+@click.option("--autocast", type=click.Choice(["float16", "bfloat16"]), help="Lower precision for the forward pass.")
+@click.option(
+    "--way-back", type=click.Choice(["interpolate", "sum-preserving"]), default="interpolate", show_default=True
+)
+@click.option("--trust", is_flag=True, help="Run the code that the bundle brings.")
+@click.option("--overwrite", is_flag=True, help="Replace earlier results.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_context
+def explain(ctx: click.Context, /, scans: Sequence[Path], model: Path, **given: Any) -> None:
+    """Explain what MODEL saw in SCANS (NIfTI files or DICOM folders).
+
+    One scan goes straight into the output folder; several get a folder each, a manifest, and go on after an
+    interruption. The method's own settings are flags too: `napari-xai explain --method occlusion --help`.
+    """
+    import torch
+
+    from napari_xai.errors import ExplainError
+    from napari_xai.explainer import Explainer
+
+    if len(scans) > 1 and given["region"] is not None:
+        raise ExplainError("A region belongs to one scan: explain scans with regions one by one.")
+    cls = ctx.meta["napari_xai.method"]
+    method = cls(**{f.name: given[f.name] for f in fields(cls)})
+    explainer = Explainer.of(
+        model,
+        device=given["device"],
+        windows=_windows(given["window"], given["overlap"]),
+        output=int(given["output"]) if (given["output"] or "").isdigit() else given["output"],
+        autocast=getattr(torch, given["autocast"]) if given["autocast"] else None,
+        trust=given["trust"],
+    )
+    question = {name: given[name] for name in ("target", "against", "way_back")}
+    if len(scans) == 1:
+        with _bar(method.name) as progress:
+            found = explainer.explain(scans[0], method=method, region=given["region"], progress=progress, **question)
+        files = found.save(given["out"], overwrite=given["overwrite"])
+        if given["as_json"]:
+            _print_json(found.record | {"files": {what: str(path) for what, path in files.items()}})
+        else:
+            OUT.print(_result(found.record))
+            OUT.print(f"Written to {given['out']}: {', '.join(path.name for path in files.values())}")
+    elif not _explain_many(scans, explainer, method, question, given):
+        ctx.exit(1)
+
+
+def _explain_many(
+    scans: Sequence[Path], explainer: Any, method: Any, question: dict[str, Any], given: dict[str, Any]
+) -> bool:
+    """Explain a cohort and print its rows; whether all went well."""
+    from napari_xai.cohort import explain_many
+
+    with _bar("scans") as bar:
+        cohort = explain_many(
+            scans,
+            explainer,
+            given["out"],
+            method=method,
+            overwrite=given["overwrite"],
+            finished=lambda n, row, found: bar(n + 1, len(scans)),
+            **question,
+        )
+    if given["as_json"]:
+        _print_json({"settings": cohort.settings, "scans": [asdict(row) for row in cohort.rows]})
+    else:
+        table = Table("case", "status", "seconds", "warnings or error")
+        for row in cohort.rows:
+            table.add_row(row.case, row.status, f"{row.seconds:.1f}", _plain(row.error or "; ".join(row.warnings)))
+        OUT.print(table)
+    return all(row.status == "done" for row in cohort.rows)
+
+
+def _windows(window: str | None, overlap: float) -> Any:
+    from napari_xai.errors import ExplainError
+
+    if window is None:
+        return "model"
+    if window == "none":
+        return None
+    from xai_io import WindowSettings
+
+    try:
+        sizes = tuple(int(n) for n in window.split(","))
+    except ValueError:
+        sizes = ()
+    if len(sizes) not in (1, 3):
+        raise ExplainError(f"--window is {window!r}: give one number, three as I,J,K, or 'none'.")
+    return WindowSettings(
+        roi_size=sizes if len(sizes) == 3 else sizes * 3, sw_batch_size=4, overlap=overlap, mode="gaussian"
+    )
+
+
+def _flags(cls: Any) -> Iterator[click.Option]:
+    """A method's fields as options."""
+    hints = get_type_hints(cls)
+    for f in fields(cls):
+        kind = hints[f.name]
+        if get_origin(kind) in (Union, UnionType):
+            kind = next(part for part in get_args(kind) if part is not type(None))
+        flag = f"--{f.name.replace('_', '-')}"
+        if kind is bool:
+            yield click.Option(
+                [f"{flag}/--no-{flag[2:]}", f.name], default=f.default, show_default=True, help=f.metadata["help"]
+            )
+            continue
+        of = click.Choice(get_args(kind)) if get_origin(kind) is Literal else kind
+        yield click.Option(
+            [flag, f.name],
+            type=of,
+            default=f.default,
+            show_default=f.default not in ("", None),
+            help=f.metadata["help"],
+        )
+
+
+def _result(record: dict[str, Any]) -> Table:
+    """One explanation as a table."""
+    table = Table(show_header=False)
+    rows = {
+        "question": record["question"],
+        "prediction": ", ".join(f"{name} {value:.4g}" for name, value in record["prediction"].items()),
+        "method": record["method"]
+        + "".join(f", {k}={v}" for k, v in record["parameters"].items() if v not in ("", None)),
+        "score": f"{record['score']:.4g}",
+        "sum of relevance": f"{record['sum_on_model_grid']:.4g} (model grid), {record['sum_on_scan']:.4g} (scan)",
+        "absorbed": ", ".join(f"{cause} {value:.3g}" for cause, value in record["absorbed"].items()),
+        "gap": "" if record["gap"] is None else f"{record['gap']:.3g}",
+        "seconds": f"{record['seconds']:.1f}",
+        "warnings": "; ".join(record["warnings"]),
+    }
+    for name, value in rows.items():
+        if value:
+            table.add_row(name, _plain(value))
+    return table
+
+
+# --- inspect ---
+
+
+@main.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--trust", is_flag=True, help="Run the code that a bundle brings.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def inspect(path: Path, trust: bool, as_json: bool) -> None:
+    """Say what a scan or a model is, and what will be done with it."""
+    from napari_xai.inspection import inspected
+
+    found = inspected(path, trust=trust)
+    if as_json:
+        _print_json(found)
+        return
+    table = Table(show_header=False)
+    for name, value in found.items():
+        lines = value if isinstance(value, list) else [value]
+        table.add_row(name, _plain("\n".join(str(line) for line in lines)))
+    OUT.print(table)
+
+
+# --- demo and gui ---
+
+
+@main.command()
+@click.option("--out", type=click.Path(path_type=Path), default=Path("demo_output"), show_default=True, help="Folder.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def demo(out: Path, as_json: bool) -> None:
+    """Explain the sample brain with both sample models and every method, and measure where the relevance lies."""
+    from napari_xai.demo import run
+
+    with _bar("demo") as progress:
+        rows = run(out, progress)
+    if as_json:
+        _print_json(rows)
+        return
+    table = Table("model", "method", "seconds", "lesion share", "peak in lesion", "gap", "warnings")
+    for row in rows:
+        gap = "" if row["gap"] is None else f"{row['gap']:.2g}"
+        table.add_row(
+            row["model"], row["method"], f"{row['seconds']:.1f}", f"{row['concentration']:.0f} x",
+            "yes" if row["peak_in_lesion"] else "no", gap, _plain("; ".join(row["warnings"])),
+        )  # fmt: skip
+    OUT.print(table)
+    OUT.print(
+        "lesion share: share of positive relevance inside the lesion, over the lesion's share of the brain.\n"
+        f"Written to {out}: for each model and method relevance.nii.gz, montage.png and provenance.json."
+    )
+
+
+@main.command()
+@click.argument("scan", required=False, type=click.Path(path_type=Path))
+def gui(scan: Path | None) -> None:
+    """Open napari with SCAN (default: the sample brain) and the Explain widget."""
+    from napari_xai.errors import ExplainError
+
+    try:
+        from napari_xai._gui import open_window
+    except ImportError as error:
+        raise ExplainError(f"napari is not installed ({error.name}): pip install 'napari-xai[gui]'.") from error
+    open_window(scan)
+
+
+# --- shared ---
+
+
+@contextmanager
+def _bar(name: str) -> Iterator[Any]:
+    """A progress bar on stderr that hears of real work."""
+    columns = [
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    ]
+    with Progress(*columns, console=ERR, transient=True) as bar:
+        task = bar.add_task(name, total=None)
+
+        def progress(done: int, total: int, partial: Any = None) -> None:
+            bar.update(task, completed=done, total=total)
+
+        yield progress
+
+
+def _summary(cls: type) -> str:
+    return (cls.__doc__ or "").strip().splitlines()[0]
+
+
+def _plain(text: str) -> str:
+    """Without rich's markup: names may hold brackets."""
+    from rich.markup import escape
+
+    return escape(text)
+
+
+def _print_json(value: Any) -> None:
+    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")

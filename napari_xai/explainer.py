@@ -1,0 +1,240 @@
+"""A scan and a model in, relevance on the scan's own grid out."""
+
+import copy
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from methods3d import Explainable, Method, ModelInfo, Progress, Target, TorchModel, WindowedModel
+from methods3d import method as method_named
+from napari_xai.errors import ExplainError
+from napari_xai.explanation import Explanation, Prediction
+from napari_xai.question import Question, predicted_labels, probabilities
+from napari_xai.scan_space import ModelSpace, WayBack
+from xai_io import LoadedModel, Volume, WindowSettings, load_model, read_volume
+
+__all__ = ["Explainer", "explain"]
+
+ScanLike = str | os.PathLike[str] | Volume
+ModelLike = str | os.PathLike[str] | LoadedModel | nn.Module
+
+
+def explain(
+    scan: ScanLike,
+    model: ModelLike,
+    *,
+    method: str | Method = "lrp",
+    target: int | str | Target | None = None,
+    against: int | str | None = None,
+    region: ScanLike | None = None,
+    device: str = "auto",
+    windows: WindowSettings | Literal["model"] | None = "model",
+    output: Any = None,
+    autocast: torch.dtype | None = None,
+    way_back: WayBack = "interpolate",
+    trust: bool = False,
+    progress: Progress | None = None,
+) -> Explanation:
+    """Explain what a model saw in a scan.
+
+    Parameters
+    ----------
+    scan : a NIfTI file, a folder with one DICOM series, or a Volume.
+    model : a MONAI bundle, a TorchScript file, a LoadedModel, or a network (which is not changed).
+    method : a name from `methods3d.methods()`, or a method with its settings.
+    target : class by index or name, or any Target; None asks for what the model predicts.
+    against : the class to compare with ("why X rather than Y"); None is the runner-up. Classifiers only.
+    region : a mask on the scan (path or Volume) that the question is about; None is where the class is
+        predicted. Segmentation only.
+    device : "auto" (a GPU if there is one), "cpu", "cuda:0" ...
+    windows : sliding windows; "model" as the bundle says, None for the whole scan at once.
+    output : which of several outputs to explain: index, key or callable.
+    autocast : torch.float16 or torch.bfloat16 for the forward pass.
+    way_back : "interpolate", or "sum-preserving" (the transpose of interpolation).
+    trust : run the code that a bundle brings.
+    progress : hears of work done; may raise methods3d.Cancelled.
+
+    Raises
+    ------
+    XaiIOError, Methods3dError, ExplainError : in one sentence, what was given, what is allowed, what to do.
+    """
+    explainer = Explainer.of(model, device=device, windows=windows, output=output, autocast=autocast, trust=trust)
+    return explainer.explain(
+        scan, method=method, target=target, against=against, region=region, way_back=way_back, progress=progress
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Explainer:
+    """A model made ready once, for any number of scans and questions."""
+
+    loaded: LoadedModel
+    network: nn.Module = field(repr=False)  # on its device
+    windows: WindowSettings | None
+    output: Any = None
+    autocast: torch.dtype | None = None
+
+    @classmethod
+    def of(
+        cls,
+        model: ModelLike,
+        *,
+        device: str = "auto",
+        windows: WindowSettings | Literal["model"] | None = "model",
+        output: Any = None,
+        autocast: torch.dtype | None = None,
+        trust: bool = False,
+    ) -> "Explainer":
+        """Load a model and bring it to its device; parameters as in `explain`."""
+        if isinstance(model, nn.Module):
+            loaded = LoadedModel(network=model, name=type(model).__name__, hash=_hash(model), form="module")
+        else:
+            loaded = model if isinstance(model, LoadedModel) else load_model(model, trust=trust)
+        chosen = _device(device, loaded.network)
+        present = next((p.device for p in loaded.network.parameters()), chosen)
+        # A copy where it has to move: the caller's network stays where it is.
+        network = loaded.network if present == chosen else copy.deepcopy(loaded.network).to(chosen)
+        return cls(loaded, network, loaded.windows if windows == "model" else windows, output, autocast)
+
+    def explain(
+        self,
+        scan: ScanLike,
+        *,
+        method: str | Method = "lrp",
+        target: int | str | Target | None = None,
+        against: int | str | None = None,
+        region: ScanLike | None = None,
+        way_back: WayBack = "interpolate",
+        progress: Progress | None = None,
+    ) -> Explanation:
+        """Explain one scan; parameters as in `explain`."""
+        method = method_named(method)() if isinstance(method, str) else method
+        volume = self.read(scan)
+        mask = None if region is None else _mask(region, volume)
+        space = ModelSpace.of(volume, self.loaded.preprocessing)
+        model = self.on(space)
+        with _memory_said():
+            output = model.output(space.x)
+            question = Question(
+                target=target,
+                against=against,
+                region=None if mask is None else space.region(mask),
+                classes=self.loaded.classes,
+                activation=self.loaded.activation,
+                threshold=self.loaded.threshold,
+            ).on(output)
+            attribution = method(
+                model, space.x, question.target, **({} if progress is None else {"progress": progress})
+            )
+        relevance = space.back(attribution.values[0], extensive=attribution.extensive, way=way_back)
+        return Explanation(
+            scan=volume,
+            relevance=relevance,
+            prediction=self._prediction(output, space),
+            attribution=attribution,
+            question=question.words,
+            model=self.loaded,
+            grid=space.grid,
+            way_back=way_back,
+        )
+
+    def predict(self, scan: ScanLike) -> Prediction:
+        """What the model says about a scan, on the scan's own grid."""
+        volume = self.read(scan)
+        space = ModelSpace.of(volume, self.loaded.preprocessing)
+        with _memory_said():
+            return self._prediction(self.on(space).output(space.x), space)
+
+    def read(self, scan: ScanLike) -> Volume:
+        """The scan as a Volume, checked against what the model takes."""
+        volume = scan if isinstance(scan, Volume) else read_volume(scan)
+        wanted = self.loaded.in_channels
+        if wanted is not None and volume.channels != wanted:
+            names = f" ({', '.join(self.loaded.channel_names)})" if self.loaded.channel_names else ""
+            raise ExplainError(
+                f"The scan has {volume.channels} channel(s), but the model takes {wanted}{names}: "
+                "give a scan with these channels."
+            )
+        return volume
+
+    def on(self, space: ModelSpace) -> Explainable:
+        """The model as the methods want to see it, with what is known of this scan's grid."""
+        info = ModelInfo(
+            spacing=space.grid.spacing, air=space.air, classes=self.loaded.classes, model_hash=self.loaded.hash
+        )
+        dense = TorchModel(self.network, output=self.output, autocast=self.autocast, info=info)
+        if self.windows is None:
+            return dense
+        w = self.windows
+        return WindowedModel(
+            dense,
+            w.roi_size,
+            sw_batch_size=w.sw_batch_size,
+            overlap=w.overlap,
+            mode=w.mode,
+            sigma_scale=w.sigma_scale,
+            padding_mode=w.padding_mode,
+            cval=w.cval,
+        )
+
+    def _prediction(self, output: Tensor, space: ModelSpace) -> Prediction:
+        name = self.loaded.classes.get
+        if output.ndim == 2:
+            shares = probabilities(output, self.loaded.activation)[0].tolist()
+            return Prediction({name(k, f"class {k}"): p for k, p in enumerate(shares)}, None)
+        members = predicted_labels(output, self.loaded.threshold)[0]
+        overlapping = self.loaded.threshold is not None and output.shape[1] > 1
+        # Overlapping classes are painted in order, the later over the earlier, with 0 kept for none of them.
+        numbers = torch.arange(len(members)) + (1 if overlapping else 0)
+        labels = (members.cpu() * numbers.view(-1, 1, 1, 1)).amax(0)
+        voxel = space.grid.spacing[0] * space.grid.spacing[1] * space.grid.spacing[2]
+        volumes = {name(k, f"class {k}"): float(members[k].sum()) * voxel for k in range(len(members))}
+        return Prediction(volumes, space.labels(labels))
+
+
+def _mask(region: ScanLike, scan: Volume) -> Volume:
+    """A mask on the scan's own grid."""
+    mask = region if isinstance(region, Volume) else read_volume(region)
+    if mask.shape != scan.shape or abs(mask.affine - scan.affine).max() > 1e-3:
+        raise ExplainError(
+            f"The region lies on another grid ({mask.shape}) than the scan ({scan.shape}): paint it on the scan itself."
+        )
+    return mask
+
+
+def _device(wish: str, network: nn.Module) -> torch.device:
+    if wish == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(wish)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ExplainError(
+            f"The device {wish!r} cannot be used ({str(error).splitlines()[0]}): give 'auto', 'cpu' or 'cuda'."
+        ) from error
+    return device
+
+
+def _hash(net: nn.Module) -> str:
+    """SHA-256 over a network's parameters and buffers, in order."""
+    total = hashlib.sha256()
+    for name, value in net.state_dict().items():
+        if isinstance(value, Tensor):
+            total.update(name.encode() + value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()
+
+
+@contextmanager
+def _memory_said() -> Iterator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise ExplainError(
+            "The device ran out of memory: use smaller windows or a smaller batch, autocast, or device='cpu'."
+        ) from error
