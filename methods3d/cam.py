@@ -1,5 +1,6 @@
 """Class activation maps: a layer's channels, weighted by what they do for the score."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
@@ -38,17 +39,20 @@ class GradCAM(Method):
         taps = model.taps(x, layer, target)
         alpha: dict[int, Tensor] = {}
         kept = []
+        full = False  # whether the layer has the prediction's resolution
         for tap in taps:
             assert tap.gradient is not None  # a target was given
             # Summed over windows: the mean over the scan's positions, but for a factor common to all channels.
             mean = tap.gradient.mean((2, 3, 4), keepdim=True)
             alpha[tap.sample] = alpha[tap.sample] + mean if tap.sample in alpha else mean
             kept += [tap] if one_window else []
+            full = tuple(tap.activation.shape[2:]) == tuple(s.stop - s.start for s in tap.box)
         progress(1, 2)
 
         def maps() -> Iterator[tuple[int, Box, Tensor]]:
             for tap in kept if one_window else model.taps(x, layer):
-                cam = (alpha[tap.sample] * tap.activation).sum(1, keepdim=True)
+                weights = alpha.get(tap.sample, tap.activation.new_zeros(()))  # none: nothing of this sample is read
+                cam = (weights * tap.activation).sum(1, keepdim=True)
                 yield tap.sample, tap.box, cam.relu() if self.relu else cam
 
         values = model.blend(maps(), x)
@@ -57,7 +61,7 @@ class GradCAM(Method):
             values,
             taps.scores,
             extensive=False,
-            warnings=_equals_prediction(model, x, layer, values),
+            warnings=_equals_prediction(model, x, layer, values) if full else (),
             chosen={"layer": layer},
         )
 
@@ -70,20 +74,20 @@ class GradCAM(Method):
 def layer_for_cam(model: Explainable, x: Volume5d) -> str:
     """The last layer to finish whose map is fine enough to point, yet not at the prediction's own resolution.
 
-    At least 8 voxels along each axis and at most half of the input's; where no layer is that fine, the
-    finest of those below full resolution.
+    At most a quarter of the voxels of the network's finest layer (some networks never pool along one
+    axis), and at least 8 along each axis that has as many; where no layer is that fine, the finest of them.
 
     Raises
     ------
-    LayerError : no layer puts out a volume below the input's resolution.
+    LayerError : no layer puts out a volume below full resolution, or only a pooled one of a single voxel.
     """
     layers = model.layers(x)
-    full = tuple(max(layer.shape[axis] for layer in layers) for axis in range(3)) if layers else ()
-    coarse = [layer for layer in layers if all(2 * s <= f for s, f in zip(layer.shape, full, strict=True))]
+    full = tuple(max(layer.shape[axis] for layer in layers) for axis in range(3)) if layers else (1, 1, 1)
+    coarse = [layer for layer in layers if 1 < math.prod(layer.shape) <= math.prod(full) / 4]
     if not coarse:
         raise LayerError("No layer of the network lies below full resolution: name one with layer=.")
-    fine = [layer for layer in coarse if min(layer.shape) >= FINE_ENOUGH]
-    best = fine[-1] if fine else max(coarse, key=lambda layer: min(layer.shape))
+    fine = [layer for layer in coarse if all(s >= min(f, FINE_ENOUGH) for s, f in zip(layer.shape, full, strict=True))]
+    best = fine[-1] if fine else max(reversed(coarse), key=lambda layer: math.prod(layer.shape))
     return best.name
 
 
@@ -92,16 +96,12 @@ def _shape(x: Volume5d) -> tuple[int, int, int]:
 
 
 def _equals_prediction(model: Explainable, x: Volume5d, layer: str, values: Tensor) -> tuple[str, ...]:
-    """Near the head of a segmentation network a CAM is the prediction itself; look where that can be."""
-    tap = next(iter(model.taps(x, layer)))
-    size = tuple(s.stop - s.start for s in tap.box)
-    if tuple(tap.activation.shape[2:]) != size:
-        return ()
+    """Near the head of a segmentation network a CAM is the prediction itself."""
     y = model.output(x)
     if y.ndim != 5:
         return ()
-    maps = torch.cat([y.relu(), (-y).relu()], 1).flatten(2)
-    both = torch.corrcoef(torch.cat([values[:1].flatten(2), maps[:1]], 1)[0])[0, 1:]
-    if bool((both.nan_to_num() > SAME).any()):
+    maps = torch.cat([y, y.relu(), (-y).relu()], 1)[:1].flatten(2)
+    both = torch.corrcoef(torch.cat([values[:1].flatten(2).to(maps), maps], 1)[0])[0, 1:]
+    if bool((both.nan_to_num().abs() > SAME).any()):
         return (f"the map of {layer!r} is the prediction itself: choose a layer further from the head",)
     return ()

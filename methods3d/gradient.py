@@ -72,7 +72,9 @@ class IntegratedGradients(Method):
         for n in range(len(x)):
             end = x[n : n + 1]
             start = torch.full_like(end, self.baseline)
-            bound, score = model.bind(end, target)  # once: a region that moved along the path would break the sum
+            bound, score = model.bind(
+                end, target.sample(n, len(x))
+            )  # once: a region that moved along the path would break the sum
             mean = torch.zeros_like(end)
             for i in range(0, self.steps, self.batch):
                 t = nodes[i : i + self.batch].to(x.device).view(-1, 1, 1, 1, 1)

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from methods3d.errors import ParameterError
 from methods3d.types import Box, Volume5d
 
 __all__ = ["Grid", "Shape"]
@@ -86,6 +87,14 @@ class Grid:
         if not self.is_padded:
             return x
         fill = {"value": cval} if padding_mode == "constant" else {}
+        short = max(
+            after - n + (padding_mode == "reflect") for n, after in zip(self.shape, self.after, strict=True)
+        )  # after >= before
+        if padding_mode in ("reflect", "circular") and short > 0:
+            raise ParameterError(
+                f"A scan of {self.shape} is too small to be padded to the window {self.roi} by padding_mode "
+                f"{padding_mode!r}: give 'constant' or 'replicate', or a smaller roi_size."
+            )
         return F.pad(x, self._pads, mode=padding_mode, **fill)
 
     def cropped(self, padded: Tensor) -> Tensor:

@@ -5,13 +5,16 @@ one frozen dataclass with `attribute` and `cost`; validation, provenance and the
 failures are here, once.
 """
 
+import math
 import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from importlib import metadata
-from typing import Any, ClassVar
+from numbers import Integral, Real
+from types import NoneType, UnionType
+from typing import Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
 
 import torch
 from torch import Tensor
@@ -68,21 +71,13 @@ class Method(ABC):
     source: ClassVar[str]
 
     def __post_init__(self) -> None:
-        """Refuse settings out of range before any work starts."""
+        """Refuse settings of the wrong kind or out of range before any work starts."""
+        hints = get_type_hints(type(self))
         for f in fields(self):
-            value, allowed = getattr(self, f.name), f.metadata
-            if not isinstance(value, int | float) or isinstance(value, bool):
-                continue
-            above, at_least, at_most = (allowed.get(key) for key in ("above", "at_least", "at_most"))
-            wish = None
-            if above is not None and not value > above:
-                wish = f"above {above:g}"
-            elif at_least is not None and not value >= at_least:
-                wish = f"at least {at_least:g}"
-            elif at_most is not None and not value <= at_most:
-                wish = f"at most {at_most:g}"
+            value = getattr(self, f.name)
+            wish = _wish(value, hints[f.name]) or _range_wish(value, f.metadata)
             if wish:
-                raise ParameterError(f"{self.name}: {f.name} is {value}, but has to be {wish}.")
+                raise ParameterError(f"{self.name}: {f.name} is {value!r}, but has to be {wish}.")
 
     @abstractmethod
     def attribute(self, model: Explainable, x: Volume5d, target: Target, progress: Progress) -> Relevance:
@@ -112,7 +107,9 @@ class Method(ABC):
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
         started = time.perf_counter()
-        found = self.attribute(model, x.detach(), target, progress)
+        # Half precision is for the network at most: coordinates, paths and sums need more.
+        plain = x.detach().as_subclass(Tensor).to(torch.promote_types(x.dtype, torch.float32))
+        found = self.attribute(model, plain, target, progress)
         return Attribution(
             values=found.values,
             at=found.at,
@@ -136,10 +133,48 @@ class Method(ABC):
         )
 
 
+KINDS = {int: "a whole number", float: "a number", bool: "True or False", str: "text", NoneType: "None"}
+
+
+def _wish(value: Any, hint: Any) -> str | None:
+    """What a setting of this type has to be, if the value is not that."""
+    kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    return None if any(_fits(value, kind) for kind in kinds) else " or ".join(_named(kind) for kind in kinds)
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    if get_origin(kind) is Literal:
+        return value in get_args(kind)
+    if kind in (int, float):
+        return isinstance(value, Integral if kind is int else Real) and not isinstance(value, bool)
+    plain = get_origin(kind) or kind
+    return not isinstance(plain, type) or isinstance(value, plain)
+
+
+def _named(kind: Any) -> str:
+    if get_origin(kind) is Literal:
+        return " or ".join(map(repr, get_args(kind)))
+    return KINDS.get(kind, getattr(kind, "__name__", str(kind)))
+
+
+def _range_wish(value: Any, allowed: Mapping[str, Any]) -> str | None:
+    """What a number has to be, if it is out of range."""
+    if not isinstance(value, Real):
+        return None
+    above, at_least, at_most = (allowed.get(key) for key in ("above", "at_least", "at_most"))
+    if not math.isfinite(value):
+        return "finite"
+    if above is not None and value <= above:
+        return f"above {above:g}"
+    if at_least is not None and value < at_least:
+        return f"at least {at_least:g}"
+    return f"at most {at_most:g}" if at_most is not None and value > at_most else None
+
+
 def _check_volume(x: Tensor) -> None:
-    if x.ndim != 5 or not x.is_floating_point():
+    if x.ndim != 5 or not x.is_floating_point() or not x.numel():
         raise VolumeError(
-            f"The input is a {x.dtype} tensor of shape {tuple(x.shape)}: give floating-point (b, c, i, j, k)."
+            f"The input is a {x.dtype} tensor of shape {tuple(x.shape)}: give a floating-point (b, c, i, j, k)."
         )
     if not bool(torch.isfinite(x).all()):
         raise VolumeError(
@@ -147,7 +182,9 @@ def _check_volume(x: Tensor) -> None:
         )
     low, high = x.flatten(1).aminmax(dim=1)
     if bool((low == high).any()):
-        raise VolumeError(f"The input is constant ({low.min():g} everywhere): there is nothing in it to explain.")
+        raise VolumeError(
+            f"The input is constant ({low[low == high][0]:g} everywhere): there is nothing in it to explain."
+        )
 
 
 def _silent_failures(found: Relevance) -> tuple[str, ...]:

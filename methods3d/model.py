@@ -8,7 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from methods3d.errors import LayerError, ModelOutputError, TargetError, UnsupportedModelError, VolumeError
+from methods3d.errors import (
+    LayerError,
+    Methods3dError,
+    ModelOutputError,
+    TargetError,
+    UnsupportedModelError,
+    VolumeError,
+)
 from methods3d.rewriting import Rules
 from methods3d.types import Box, Edit, Gradient, Layer, ModelInfo, Output, Scores, Tap, Taps, Target, Volume5d
 
@@ -16,6 +23,8 @@ __all__ = ["TorchModel"]
 
 OutputChoice: TypeAlias = int | str | Callable[[Any], Tensor] | None
 Cotangent: TypeAlias = Callable[[Output], Tensor]
+
+HALF_PRECISION_SEED = 10  # log2 of the cotangent's sum that float16 neither flushes to zero nor overflows
 
 
 class TorchModel:
@@ -174,24 +183,21 @@ class TorchModel:
         if rules is not None:
             self._refuse_script("rewriting its functions (LRP)")
         with as_found(self._net), torch.enable_grad():
-            leaf = self._placed(x).clone().requires_grad_()
+            leaf = self._placed(x).requires_grad_()
             mode = None if rules is None else rules.rewriting(len(leaf))
+            given = leaf.clone()  # a network may work on its input in place, which a leaf forbids
             with mode or nullcontext():
-                y = self._run(leaf)
+                y = self._run(given)
             kept = mode.leaves if mode else {}
             if not y.requires_grad:
                 raise ModelOutputError(
                     "The model's output does not depend differentiably on its input (thresholded or detached?): "
                     "give the logits, choosing them with output=."
                 )
-            seed = cotangent(y.detach())
-            found = torch.autograd.grad(y, [leaf, *kept.values()], seed, allow_unused=True)
-        values = torch.zeros_like(leaf) if found[0] is None else found[0]
-        absorbed = {
-            cause: torch.zeros_like(one) if g is None else g
-            for (cause, one), g in zip(kept.items(), found[1:], strict=True)
-        }
-        return Pullback(y.detach(), values, absorbed, frozenset(mode.uncovered) if mode else frozenset())
+            values, *shares = self._pulled(y, [leaf, *kept.values()], cotangent(y.detach()))
+        return Pullback(
+            values, dict(zip(kept, shares, strict=True)), frozenset(mode.uncovered) if mode else frozenset()
+        )
 
     def tap(self, x: Volume5d, layer: str, cotangent: Cotangent | None) -> tuple[Tensor, Tensor | None]:
         """A layer's activation (b, a, i', j', k') and the vector-Jacobian product there.
@@ -223,33 +229,53 @@ class TorchModel:
             seen.append(out.detach().requires_grad_())
             return seen[0].clone()  # what follows may work in place
 
-        y = None
+        gradient = None
         handle = module.register_forward_hook(hook)
         try:
             with as_found(self._net), torch.no_grad():
                 y = self._run(self._placed(x))
                 if seen and cotangent is not None:
-                    with torch.enable_grad():
-                        (gradient,) = torch.autograd.grad(y, seen, cotangent(y.detach()), allow_unused=True)
+                    if not y.requires_grad:
+                        raise LayerError(
+                            f"The output does not depend on the layer {layer!r} differentiably: choose another."
+                        )
+                    (gradient,) = self._pulled(y, seen, cotangent(y.detach()))
         except _Reached:
-            return seen[0], None
+            return _precise(seen[0]), None
         finally:
             handle.remove()
         if not seen:
             raise LayerError(f"The layer {layer!r} does not run in a forward pass: choose another.")
-        return seen[0].detach(), torch.zeros_like(seen[0]) if gradient is None else gradient
+        return _precise(seen[0].detach()), gradient
 
     def _placed(self, x: Volume5d) -> Volume5d:
-        return x.detach().to(self.device, self.dtype)
+        """The network's own copy: it may work in place."""
+        return x.detach().to(self.device, self.dtype, copy=True)
+
+    def _pulled(self, y: Output, leaves: Sequence[Tensor], seed: Tensor) -> list[Tensor]:
+        """The vector-Jacobian product of each leaf (batch first), in float32 or better.
+
+        Half precision flushes a mean over a region to zero on its way back (1e-6 a voxel), so its
+        seed is scaled by a power of two, sample by sample, and the gradient scaled back.
+        """
+        scale = torch.ones(len(seed), device=seed.device, dtype=seed.dtype)
+        if torch.float16 in (self._autocast, self.dtype):
+            size = seed.abs().flatten(1).sum(1)
+            scale = torch.where(size > 0, torch.exp2(HALF_PRECISION_SEED - size.log2().floor()), 1.0)
+        found = torch.autograd.grad(y, leaves, seed * _rows(scale, seed), allow_unused=True)
+        return [
+            torch.zeros_like(_precise(leaf)) if g is None else _precise(g) / _rows(scale, g)
+            for leaf, g in zip(leaves, found, strict=True)
+        ]
 
     def _run(self, x: Volume5d) -> Output:
         try:
             with torch.autocast(self.device.type, dtype=self._autocast, enabled=self._autocast is not None):
                 y = self._net(x)
-        except torch.OutOfMemoryError:
+        except (Methods3dError, torch.OutOfMemoryError):
             raise
-        except RuntimeError as error:
-            reason = str(error).strip().splitlines()[0]
+        except (RuntimeError, ValueError) as error:
+            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
             raise VolumeError(
                 f"The network cannot run on an input of shape {tuple(x.shape)} ({reason}): "
                 "give the channels and the size that it was made for."
@@ -286,9 +312,8 @@ class TorchModel:
 
 
 class Pullback(NamedTuple):
-    """A forward pass and its vector-Jacobian product, without a graph; fields as in Gradient."""
+    """A vector-Jacobian product in float32 or better; fields as in Gradient."""
 
-    output: Output
     values: Volume5d
     absorbed: Mapping[str, Scores]
     uncovered: frozenset[str]
@@ -314,10 +339,11 @@ def score_and_cotangent(bound: Target, y: Output) -> tuple[Scores, Tensor]:
 @contextmanager
 def as_found(net: nn.Module) -> Iterator[None]:
     """Evaluation mode without parameter gradients, undone on leaving, whatever happens."""
-    training = [(m, m.training) for m in net.modules()]
+    training = [(m, m.training) for m in net.modules() if hasattr(m, "training")]  # frozen TorchScript has none
     wanted = [(p, p.requires_grad) for p in net.parameters()]
     try:
-        net.eval()
+        for m, _ in training:
+            m.training = False  # what eval() does, which exported programs refuse
         for p, _ in wanted:
             p.requires_grad_(False)
         yield
@@ -326,6 +352,15 @@ def as_found(net: nn.Module) -> Iterator[None]:
             m.training = flag
         for p, flag in wanted:
             p.requires_grad_(flag)
+
+
+def _precise(value: Tensor) -> Tensor:
+    return value.to(torch.promote_types(value.dtype, torch.float32))
+
+
+def _rows(factor: Tensor, like: Tensor) -> Tensor:
+    """One factor a sample, shaped to multiply a tensor with the batch first."""
+    return factor.view(-1, *(1,) * (like.ndim - 1))
 
 
 def _described(y: Any) -> str:

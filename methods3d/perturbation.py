@@ -44,7 +44,7 @@ class Occlusion(Method):
         scores = []
         for n in range(len(x)):
             one = x[n : n + 1]
-            bound, score = model.bind(one, target)
+            bound, score = model.bind(one, target.sample(n, len(x)))
             scores.append(score)
             edits = [
                 Edit(box, fill, slice(c, c + 1))

@@ -36,6 +36,7 @@ HOMOGENEOUS = frozenset(
     """.split()  # noqa: SIM905 - a table to read
 )
 PRODUCTS = frozenset("mul mul_ __mul__ __rmul__ __imul__ matmul __matmul__ __rmatmul__ bmm einsum".split())  # noqa: SIM905
+QUOTIENTS = frozenset(("div", "div_", "__truediv__", "__itruediv__"))
 SUMS = frozenset("add add_ sub sub_ __add__ __radd__ __iadd__ __sub__ __rsub__ __isub__".split())  # noqa: SIM905
 
 
@@ -53,7 +54,8 @@ class Rewriting(TorchFunctionMode):
     Attributes
     ----------
     leaves : cause -> (batch,) ones, whose gradient is the relevance that this cause absorbed.
-    uncovered : names of functions that carried relevance without a rule.
+    uncovered : names of functions that carried relevance without a rule, once it has been propagated
+        (attention's query times key has none, but nothing flows through it where softmax is held fixed).
     """
 
     def __init__(self, handlers: Mapping[str, Callable[..., Any]], batch: int) -> None:
@@ -76,12 +78,22 @@ class Rewriting(TorchFunctionMode):
         handler = self.handlers.get(name)
         if handler is not None and carries(args[0] if args else kwargs.get("input")):
             return handler(self, func, *args, **kwargs)
-        if name in SUMS or name in ("cat", "concat", "concatenate", "stack"):
+        if args and (name in SUMS or name in ("cat", "concat", "concatenate", "stack")):
             args = self._book_constants(name, args)
         out = func(*args, **kwargs)
-        if carries(out) and (name not in HOMOGENEOUS or (name in PRODUCTS and self._two_activations(args))):
-            self.uncovered.add(name.strip("_") or repr(func))
+        if not self._homogeneous(name, (*args, *kwargs.values())):
+            self._note(name.strip("_") or repr(func), out)
         return out
+
+    def _note(self, name: str, out: Any) -> None:
+        """Remember a function as uncovered if relevance reaches what it put out."""
+
+        def reached(gradient: Tensor) -> None:
+            self.uncovered.add(name)
+
+        for one in out if isinstance(out, list | tuple) else [out]:
+            if carries(one):
+                one.register_hook(reached)
 
     def constant(self, cause: str, value: Tensor) -> Tensor:
         """`value`, booked under `cause` when relevance reaches it; `value` has the batch first."""
@@ -110,17 +122,20 @@ class Rewriting(TorchFunctionMode):
             in_place = i == 0 and name in ("add_", "sub_", "__iadd__", "__isub__")
             if in_place or carries(term) or not isinstance(term, Tensor | int | float):
                 continue
-            value = term if isinstance(term, Tensor) else torch.full_like(first.detach()[:1], term)
-            if nested or (value.ndim == first.ndim and len(value) == len(first)):
-                terms[i] = self.constant("constant", value)
-            else:
-                terms[i] = self.constant("constant", value.to(first.dtype).expand(first.shape))
+            value = term if isinstance(term, Tensor) else torch.full_like(first.detach(), term)
+            value = value.to(torch.result_type(first, value))
+            if not nested:
+                value = value + torch.zeros_like(first.detach())  # as the sum will broadcast it
+            terms[i] = self.constant("constant", value)
         return (terms, *args[1:]) if nested else (*terms, *args[2:])
 
     @staticmethod
-    def _two_activations(args: tuple[Any, ...]) -> bool:
+    def _homogeneous(name: str, args: tuple[Any, ...]) -> bool:
+        """Whether autograd alone carries relevance through: of degree one in all activations together."""
         flat = [a for arg in args for a in (arg if isinstance(arg, list | tuple) else [arg])]
-        return sum(carries(a) for a in flat) > 1
+        if name in QUOTIENTS:
+            return not any(carries(a) for a in flat[1:])
+        return name in HOMOGENEOUS and not (name in PRODUCTS and sum(carries(a) for a in flat) > 1)
 
 
 def carries(value: Any) -> bool:

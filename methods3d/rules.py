@@ -1,6 +1,6 @@
 """The rules of layer-wise relevance propagation, one rewrite for each kind of function."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,13 +14,14 @@ __all__ = ["GammaEpsilon"]
 
 
 def stabilised(z: Tensor, epsilon: float) -> Tensor:
-    """Z moved away from zero by epsilon times its root mean square, sample by sample.
+    """Z's value, moved away from zero by epsilon times its root mean square, sample by sample.
 
     Relative, because an absolute epsilon swallows networks whose activations are tiny.
     """
-    rms = z.pow(2).flatten(1).mean(1).sqrt().view(-1, *(1,) * (z.ndim - 1))
+    precise = z.detach().to(torch.promote_types(z.dtype, torch.float32))  # squares overflow in half precision
+    rms = precise.pow(2).flatten(1).mean(1).sqrt().view(-1, *(1,) * (z.ndim - 1)).to(z.dtype)
     tiny = torch.finfo(z.dtype).tiny
-    return z + torch.where(z >= 0, 1.0, -1.0).to(z.dtype) * (epsilon * rms + tiny)
+    return z.detach() + torch.where(z >= 0, 1.0, -1.0).to(z.dtype) * (epsilon * rms + tiny)
 
 
 def rescaled(mode: Rewriting, z: Tensor, y: Tensor, epsilon: float) -> Tensor:
@@ -56,7 +57,7 @@ class GammaEpsilon:
     def rewriting(self, batch: int) -> Rewriting:
         """The mode for one forward pass."""
         handlers: dict[str, Callable[..., Any]] = dict.fromkeys(WEIGHTED, self._weighted)
-        return Rewriting({**handlers, **NORMS, **GATES}, batch)
+        return Rewriting({**handlers, **NORMS, **GATES, "pad": _padded}, batch)
 
     def _weighted(
         self,
@@ -194,6 +195,20 @@ def _layer_norm(
     return _shifted(mode, y if weight is None else y * weight, bias)
 
 
+def _padded(
+    rewriting: Rewriting,
+    func: Callable[..., Tensor],
+    input: Tensor,
+    pad: Sequence[int],
+    mode: str = "constant",
+    value: float | None = None,
+) -> Tensor:
+    if mode != "constant" or not value:
+        return func(input, pad, mode, value)
+    rim = func(torch.zeros_like(input), pad, mode, value)
+    return func(input, pad) + rewriting.constant("constant", rim)
+
+
 NORMS: Mapping[str, Callable[..., Any]] = {
     "batch_norm": _batch_norm,
     "instance_norm": _instance_norm,
@@ -206,20 +221,21 @@ NORMS: Mapping[str, Callable[..., Any]] = {
 
 
 def _gate(mode: Rewriting, func: Callable[..., Tensor], input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    kwargs.pop("inplace", None)
+    in_place = func.__name__.endswith("_") or any(a is True for a in (*args, kwargs.pop("inplace", False)))
     x = input.detach()
     y = func(x.clone(), *args, **kwargs)
-    still = x.abs() < torch.finfo(x.dtype).tiny
-    out = input * torch.where(still, 0.0, y / torch.where(still, 1.0, x))
-    return out + mode.constant("activation", y - out.detach())
+    # Only softplus is not zero at zero: that part is a constant, and the difference is rounded near zero.
+    rest = func(x.new_zeros(1), *args, **kwargs)
+    limits = torch.finfo(x.dtype)
+    still = x.abs() < torch.where(rest == 0, limits.tiny, limits.eps**0.5)
+    out = input * torch.where(still, 0.0, (y - rest) / torch.where(still, 1.0, x))
+    out = out + mode.constant("activation", y - out.detach())
+    return input.copy_(out) if in_place else out
 
 
 def _fixed(mode: Rewriting, func: Callable[..., Tensor], input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    return func(input.detach(), *args, **kwargs)
-
-
-def _relu(mode: Rewriting, func: Callable[..., Tensor], input: Tensor, inplace: bool = False) -> Tensor:
-    return torch.relu(input)  # out of place: the rewritten graph still needs its input
+    fixed = func(input.detach().clone(), *args, **kwargs)
+    return input.copy_(fixed) if func.__name__.endswith("_") else fixed
 
 
 def _attention(
@@ -235,7 +251,6 @@ def _attention(
 
 
 GATES: Mapping[str, Callable[..., Any]] = {
-    "relu": _relu,
     "scaled_dot_product_attention": _attention,
     **dict.fromkeys(("silu", "gelu", "elu", "elu_", "selu", "celu", "mish", "hardswish", "softplus", "tanh"), _gate),
     **dict.fromkeys(("sigmoid", "sigmoid_", "hardsigmoid", "softmax"), _fixed),

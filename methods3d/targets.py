@@ -136,6 +136,12 @@ class _Picked(Target):
     def bind(self, output: Output) -> Target:
         return self
 
+    def sample(self, n: int, batch: int) -> Target:
+        def only(c: Tensor) -> Tensor:
+            return c[n : n + 1] if len(c) > 1 else c
+
+        return _Picked(only(self.chosen), None if self.against is None else only(self.against))
+
     def support(self, shape: tuple[int, int, int]) -> Mask | None:
         return None
 
@@ -169,27 +175,37 @@ class RegionScore(Target):
         mask = self.mask.bool()
         self._check_grid(tuple(output.shape[2:]))
         mask = mask if mask.ndim == 4 else mask[None]
-        if len(mask) not in (1, len(output)):
-            raise TargetError(f"There are {len(mask)} regions for {len(output)} samples: give one, or one for each.")
+        self._check_batch(len(output))
         if not mask.flatten(1).any(1).all():
             raise TargetError("The region is empty: give a mask with at least one voxel inside the model's view.")
         return replace(self, mask=mask)
 
+    def sample(self, n: int, batch: int) -> Target:
+        """The region of one sample."""
+        self._check_batch(batch)
+        return replace(self, mask=self.mask[n : n + 1]) if self.mask.ndim == 4 and len(self.mask) > 1 else self
+
     def support(self, shape: tuple[int, int, int]) -> Mask | None:
-        """The region."""
+        """The region; of all samples together, where each has its own."""
         self._check_grid(shape)
         return self.mask.any(0) if self.mask.ndim == 4 else self.mask.bool()
 
     def _check_grid(self, shape: tuple[int, ...]) -> None:
-        if tuple(self.mask.shape[-3:]) != tuple(shape):
+        if self.mask.ndim not in (3, 4) or tuple(self.mask.shape[-3:]) != tuple(shape):
             raise TargetError(
-                f"The region has shape {tuple(self.mask.shape[-3:])}, but the model's grid is {tuple(shape)}: "
-                "give a mask on the same grid."
+                f"The region has shape {tuple(self.mask.shape)}, but the model's grid is {tuple(shape)}: "
+                "give a mask (i, j, k) on the same grid, or (b, i, j, k)."
+            )
+
+    def _check_batch(self, batch: int) -> None:
+        if self.mask.ndim == 4 and len(self.mask) not in (1, batch):
+            raise TargetError(
+                f"There are {len(self.mask)} regions for {batch} sample(s): give one for all, or one for each."
             )
 
     def __call__(self, output: Output) -> Scores:
         """Mean logit over the region."""
-        mask = self.mask.to(output.device)
+        mask = self.mask.to(output.device).bool()
         mask = (mask if mask.ndim == 4 else mask[None]).expand(len(output), -1, -1, -1)
         weight = mask / mask.flatten(1).sum(1)[:, None, None, None].to(output.dtype)
         return (class_logit(output, self.k) * weight).flatten(1).sum(1)
@@ -214,6 +230,10 @@ class PredictedRegion(Target):
         """Decide the region, once, on the clean prediction."""
         _check_spatial(output, "PredictedRegion")
         _check_class(self.k, output)
+        if self.by != "argmax" and not (isinstance(self.by, int | float) and 0 <= self.by < 1):
+            raise TargetError(
+                f"A region is predicted by 'argmax' or above a probability in [0, 1), not by {self.by!r}."
+            )
         logit = class_logit(output, self.k)
         if self.by != "argmax":
             mask = torch.sigmoid(logit) > self.by

@@ -37,6 +37,10 @@ class Target(Protocol):
         """Decide on the clean output what depends on it; raise TargetError where it cannot be."""
         ...
 
+    def sample(self, n: int, batch: int) -> "Target":
+        """The target of sample n of a batch alone; only one that holds a value for each sample differs."""
+        return self
+
     def support(self, shape: tuple[int, int, int]) -> Mask | None:
         """Voxels that the bound score reads; None means all. Windows that miss them are not run."""
         ...

@@ -83,6 +83,8 @@ class WindowedModel:
             raise ParameterError(f"overlap is {overlap}: give a fraction from 0 up to, but not including, 1.")
         if mode not in ("constant", "gaussian"):
             raise ParameterError(f"The blending mode is {mode!r}: give 'constant' or 'gaussian'.")
+        if not all(s is not None and s > 0 for s in self.sigma_scale):
+            raise ParameterError(f"sigma_scale is {sigma_scale}: give a fraction of the window above 0.")
         if padding_mode not in ("constant", "reflect", "replicate", "circular"):
             raise ParameterError(
                 f"padding_mode is {padding_mode!r}: give 'constant', 'reflect', 'replicate' or 'circular'."
@@ -128,7 +130,7 @@ class WindowedModel:
         grid = self._grid(x)
         seeds = _Seeds(self, x, grid, target)
         home = self.device or x.device
-        total = torch.zeros((len(x), x.shape[1], *grid.padded), dtype=self.dense.dtype, device=home)
+        total = torch.zeros((len(x), x.shape[1], *grid.padded), dtype=_precise(self), device=home)
         absorbed: dict[str, Tensor] = {}
         uncovered: frozenset[str] = frozenset()
 
@@ -145,6 +147,9 @@ class WindowedModel:
             uncovered |= back.uncovered
         if rules is not None:
             absorbed["target"] = seeds.scores - seeds.conserved
+            if grid.is_padded and self.padding_mode == "constant":  # padded voxels are inputs too, and hold cval
+                lost = total.flatten(1).sum(1) - grid.cropped(total).flatten(1).sum(1)
+                absorbed["padding"] = self.cval * lost
         values = grid.unpadded(total, x, self.cval, self.padding_mode)
         return Gradient(
             seeds.scores.to(x.device),
@@ -221,10 +226,9 @@ class WindowedModel:
             if seeds.lazy:
                 seeds.add_scores(y, group)
             clean += list((y * seeds.of(group).to(y)).flatten(1).sum(1).to(x.device))
-        whole = torch.stack(clean).sum()
-        base = seeds.scores[0].to(whole)
+        base = seeds.scores[:1].to(x.device)
         for few in _batches(edits, batch):
-            change = torch.zeros(len(few), dtype=whole.dtype, device=x.device)
+            change = torch.zeros(len(few), dtype=base.dtype, device=x.device)
             jobs = [
                 (e, w)
                 for e, edit in enumerate(few)
@@ -314,21 +318,23 @@ class _Seeds:
     """
 
     def __init__(self, model: WindowedModel, x: Volume5d, grid: Grid, target: Target) -> None:
-        support = target.support(grid.shape)
+        supports = [target.sample(n, len(x)).support(grid.shape) for n in range(len(x))]
         home = model.device or x.device
         self.grid, self.batch, self.home = grid, len(x), home
         self.bound, self.cotangent, self.stitched = target, None, None
-        self.lazy = target.linear and support is not None
-        if support is not None:
-            mask = grid.padded_mask(support)
-            self.pairs = [pair for n in range(len(x)) for pair in grid.touching(mask, n)]
-            if not self.pairs:
-                target.bind(torch.zeros(1, 2, *grid.shape))  # raises what is wrong with an empty region
-        else:
-            self.pairs = grid.pairs(len(x))
+        self.lazy = target.linear and all(support is not None for support in supports)
+        self.pairs = [
+            pair
+            for n, support in enumerate(supports)
+            for pair in (
+                [(n, box) for box in grid.boxes] if support is None else grid.touching(grid.padded_mask(support), n)
+            )
+        ]
+        if not self.pairs:
+            target.bind(torch.zeros(len(x), 2, *grid.shape))  # raises what is wrong with an empty region
         if self.lazy:
             self.active = self.pairs
-            self.scores = self.conserved = torch.zeros(len(x), device=home, dtype=model.dense.dtype)
+            self.scores = self.conserved = torch.zeros(len(x), device=home, dtype=_precise(model))
             return
         self.stitched = model._stitched(x, grid, self.pairs)
         clean = grid.cropped(self.stitched)
@@ -368,6 +374,11 @@ class _Seeds:
 
 
 T = TypeVar("T")
+
+
+def _precise(model: WindowedModel) -> torch.dtype:
+    """What sums over windows are kept in."""
+    return torch.promote_types(model.dense.dtype, torch.float32)
 
 
 def _batches(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, overload
 
 import torch
 from torch import Tensor, nn
@@ -19,14 +19,39 @@ from napari_xai.question import Question, predicted_labels, probabilities
 from napari_xai.scan_space import ModelSpace, WayBack
 from xai_io import LoadedModel, Volume, WindowSettings, load_model, read_volume
 
+if TYPE_CHECKING:
+    from napari_xai.cohort import Cohort
+
 __all__ = ["Explainer", "explain"]
 
 ScanLike = str | os.PathLike[str] | Volume
+Scans = list[ScanLike] | tuple[ScanLike, ...]
 ModelLike = str | os.PathLike[str] | LoadedModel | nn.Module
 
 
+class Settings(TypedDict, total=False):
+    """The keywords of `explain`, for type checkers."""
+
+    method: str | Method
+    target: int | str | Target | None
+    against: int | str | None
+    region: ScanLike | None
+    device: str
+    windows: WindowSettings | Literal["model"] | None
+    output: Any
+    autocast: torch.dtype | None
+    way_back: WayBack
+    trust: bool
+    progress: Progress | None
+    folder: str | os.PathLike[str] | None
+
+
+@overload
+def explain(scan: ScanLike, model: ModelLike, **settings: Unpack[Settings]) -> Explanation: ...
+@overload
+def explain(scan: Scans, model: ModelLike, **settings: Unpack[Settings]) -> "Cohort": ...
 def explain(
-    scan: ScanLike,
+    scan: ScanLike | Scans,
     model: ModelLike,
     *,
     method: str | Method = "lrp",
@@ -40,12 +65,14 @@ def explain(
     way_back: WayBack = "interpolate",
     trust: bool = False,
     progress: Progress | None = None,
-) -> Explanation:
-    """Explain what a model saw in a scan.
+    folder: str | os.PathLike[str] | None = None,
+) -> "Explanation | Cohort":
+    """Explain what a model saw in a scan, or in many.
 
     Parameters
     ----------
-    scan : a NIfTI file, a folder with one DICOM series, or a Volume.
+    scan : a NIfTI file, a folder with one DICOM series, or a Volume; or a list of these, which are then
+        explained one after the other into `folder`.
     model : a MONAI bundle, a TorchScript file, a LoadedModel, or a network (which is not changed).
     method : a name from `methods3d.methods()`, or a method with its settings.
     target : class by index or name, or any Target; None asks for what the model predicts.
@@ -59,14 +86,27 @@ def explain(
     way_back : "interpolate", or "sum-preserving" (the transpose of interpolation).
     trust : run the code that a bundle brings.
     progress : hears of work done; may raise methods3d.Cancelled.
+    folder : for many scans: where their results and the manifest go; a run that was interrupted goes on there.
+
+    Returns
+    -------
+    An Explanation, or for many scans the Cohort with a row for each.
 
     Raises
     ------
     XaiIOError, Methods3dError, ExplainError : in one sentence, what was given, what is allowed, what to do.
     """
     explainer = Explainer.of(model, device=device, windows=windows, output=output, autocast=autocast, trust=trust)
-    return explainer.explain(
-        scan, method=method, target=target, against=against, region=region, way_back=way_back, progress=progress
+    if isinstance(scan, str | os.PathLike | Volume):
+        return explainer.explain(
+            scan, method=method, target=target, against=against, region=region, way_back=way_back, progress=progress
+        )
+    from napari_xai.cohort import explain_many
+
+    if folder is None or region is not None:
+        raise ExplainError("Many scans need a folder= for their results, and take no region: that belongs to one scan.")
+    return explain_many(
+        scan, explainer, folder, method=method, target=target, against=against, way_back=way_back, progress=progress
     )
 
 

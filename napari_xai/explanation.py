@@ -141,4 +141,5 @@ class Explanation:
         layers = scan_layers(self.scan)
         if self.prediction.labels is not None:
             layers.append(label_layer(self.prediction.labels, "prediction"))
-        return layers + relevance_layers(self.relevance, self.attribution.provenance.method, self.record)
+        name = f"{self.attribution.provenance.method}: {self.question}"
+        return layers + relevance_layers(self.relevance, name, self.record)

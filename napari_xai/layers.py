@@ -5,15 +5,17 @@ towards the patient's left. In 2D that is the radiological convention; and since
 (R, A, S), a hand stays the same hand in 3D. Arrays are transposed and flipped as views, never copied.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
+from uuid import uuid4
 
 import nibabel as nib
 import numpy as np
 
-from xai_io import Volume
+from napari_xai.errors import ExplainError
+from xai_io import Source, Volume
 
-__all__ = ["LayerData", "label_layer", "relevance_layers", "scan_layers", "volume_of"]
+__all__ = ["LABELS", "WORLD", "LayerData", "label_layer", "relevance_layers", "scan_layers", "scan_of", "volume_of"]
 
 LayerData: TypeAlias = tuple[Any, dict[str, Any], str]
 
@@ -22,10 +24,15 @@ LABELS = ("S-I", "A-P", "R-L")
 # (x, y, z) in RAS to (-z, -y, -x).
 WORLD = np.array([[0, 0, -1, 0], [0, -1, 0, 0], [-1, 0, 0, 0], [0, 0, 0, 1]], dtype=np.float64)
 OBLIQUE = 1e-4  # of the voxel size, above which an axis does not lie along the world's
+ENOUGH = 2_000_000  # voxels that a percentile is read from
 
 
 def scan_layers(scan: Volume, name: str = "scan") -> list[LayerData]:
-    """One grey image layer for each channel of a scan, with a window from the 1st to the 99.5th percentile."""
+    """One grey image layer for each channel of a scan, with a window from the 1st to the 99.5th percentile.
+
+    Only the first of several channels is visible. The layers' metadata say which of them make up one scan.
+    """
+    key = uuid4().hex
     return [
         (
             _turned(scan, channel),
@@ -33,7 +40,8 @@ def scan_layers(scan: Volume, name: str = "scan") -> list[LayerData]:
                 "name": name if scan.channels == 1 else f"{name}, channel {c}",
                 "colormap": "gray",
                 "contrast_limits": _window(channel),
-                **placed(scan),
+                "visible": c == 0,
+                **placed(scan, role="scan", scan=key, channel=c, channels=scan.channels, source=scan.source),
             },
             "image",
         )
@@ -43,30 +51,36 @@ def scan_layers(scan: Volume, name: str = "scan") -> list[LayerData]:
 
 def label_layer(labels: Volume, name: str) -> LayerData:
     """A label map on the scan's grid; hidden at first, so that the scan is seen."""
-    return _turned(labels, labels.data[0]), {"name": name, "visible": False, **placed(labels)}, "labels"
+    options = {"name": name, "visible": False, "opacity": 0.5, **placed(labels, role="prediction")}
+    return _turned(labels, labels.data[0]), options, "labels"
 
 
 def relevance_layers(relevance: Volume, name: str, record: Mapping[str, Any]) -> list[LayerData]:
-    """One overlay for each input channel: diverging, symmetric about zero, transparent at zero.
+    """Overlays on the scan: diverging, symmetric about zero, transparent at zero.
 
-    All channels share one scale. The record travels in the layer's metadata.
+    Of several input channels there is one layer each, hidden at first, and their sum on top; all on one scale.
+    The record travels in the layers' metadata.
     """
-    magnitude = np.abs(relevance.data[relevance.data != 0])
-    limit = float(np.percentile(magnitude, 99.5)) if magnitude.size else 1.0
+    maps = [(name, relevance.data[0], True)]
+    if relevance.channels > 1:
+        maps = [(f"{name}, channel {c}", channel, False) for c, channel in enumerate(relevance.data)]
+        maps.append((f"{name}, all channels", relevance.data.sum(0), True))
+    limit = max(_limit(values) for _, values, _ in maps)
     return [
         (
-            _turned(relevance, channel),
+            _turned(relevance, values),
             {
-                "name": name if relevance.channels == 1 else f"{name}, channel {c}",
-                "colormap": ("relevance", diverging_colors()),
+                "name": title,
+                "colormap": {"name": "relevance", "colors": diverging_colors()},
                 "contrast_limits": (-limit, limit),
                 "blending": "translucent_no_depth",
                 "opacity": 0.8,
-                **placed(relevance, provenance=dict(record)),
+                "visible": visible,
+                **placed(relevance, role="relevance", provenance=dict(record)),
             },
             "image",
         )
-        for c, channel in enumerate(relevance.data)
+        for title, values, visible in maps
     ]
 
 
@@ -79,15 +93,24 @@ def diverging_colors(steps: int = 257) -> np.ndarray:
 
 
 def placed(volume: Volume, **more: Any) -> dict[str, Any]:
-    """Where a volume lies in napari's world: affine, units, axis labels; its own grid in the metadata."""
-    affine = WORLD @ volume.affine @ nib.orientations.inv_ornt_aff(_turn(volume), volume.shape)
+    """Where a volume lies in napari's world: affine, units, axis labels; its own grid in the metadata.
+
+    napari slices along its world's axes: an oblique scan would be cut askew. It is shown in its own axes instead,
+    without rotation, with its spacing and centre; its axis labels say so, and its true affine is in the metadata.
+    """
+    turn = _turn(volume)
+    affine = WORLD @ volume.affine @ nib.orientations.inv_ornt_aff(turn, volume.shape)
+    centre = (np.array(volume.shape)[np.argsort(turn[:, 0])] - 1) / 2
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    upright = np.diag([*spacing, 1.0])
+    upright[:3, 3] = affine[:3, :3] @ centre + affine[:3, 3] - spacing * centre
+    oblique = bool(np.abs(affine[:3, :3] - upright[:3, :3]).max() > OBLIQUE * spacing.min())
     own = {"affine_ras_mm": volume.affine.tolist(), "shape": list(volume.shape), "modality": volume.modality}
-    own |= {"units": volume.units, **more}
     return {
-        "affine": _upright(affine, tuple(volume.shape[int(a)] for a in np.argsort(_turn(volume)[:, 0]))),
+        "affine": upright,
         "units": ("mm", "mm", "mm"),
-        "axis_labels": LABELS,
-        "metadata": {"napari_xai": own},
+        "axis_labels": tuple(f"{label} (oblique)" for label in LABELS) if oblique else LABELS,
+        "metadata": {"napari_xai": own | {"units": volume.units, **more}},
     }
 
 
@@ -96,15 +119,43 @@ def volume_of(data: np.ndarray, metadata: Mapping[str, Any]) -> Volume:
 
     Raises
     ------
-    KeyError : the layer was not made here; its metadata do not say where it lies.
+    ExplainError : the layer was not made here, or its values have been cropped or resampled since.
     """
-    own = metadata["napari_xai"]
+    own = metadata.get("napari_xai")
+    if own is None:
+        raise ExplainError("The layer does not say where it lies in the patient: open the scan with napari-xai.")
     blank = Volume(np.broadcast_to(np.float32(0), (1, *own["shape"])), np.array(own["affine_ras_mm"]))
+    turn = _turn(blank)
+    shown = tuple(blank.shape[int(a)] for a in np.argsort(turn[:, 0]))
+    if np.shape(data) != shown:
+        raise ExplainError(
+            f"The layer has the shape {np.shape(data)}, but its grid in the patient has {shown}: "
+            "use the layer as it was opened, neither cropped nor resampled."
+        )
     back = nib.orientations.ornt_transform(
         nib.orientations.axcodes2ornt(AXES), nib.orientations.io_orientation(blank.affine)
     )
     values = nib.orientations.apply_orientation(np.asarray(data), back)
-    return Volume(values[None], blank.affine, own.get("units", ""), own.get("modality", ""))
+    return Volume(
+        values[None], blank.affine, own.get("units", ""), own.get("modality", ""), own.get("source", Source())
+    )
+
+
+def scan_of(layers: Sequence[tuple[np.ndarray, Mapping[str, Any]]]) -> Volume:
+    """The scan that the (data, metadata) of its channels' layers show, in whatever order they are given.
+
+    Raises
+    ------
+    ExplainError : a channel is missing, or as in `volume_of`.
+    """
+    channels = {metadata["napari_xai"]["channel"]: volume_of(data, metadata) for data, metadata in layers}
+    wanted = max(metadata["napari_xai"]["channels"] for _, metadata in layers)
+    missing = [str(c) for c in range(wanted) if c not in channels]
+    if missing:
+        raise ExplainError(f"The layer of channel {', '.join(missing)} of the scan was removed: open the scan again.")
+    if wanted == 1:
+        return channels[0]
+    return channels[0].with_data(np.concatenate([channels[c].data for c in range(wanted)]), units=channels[0].units)
 
 
 def _turn(volume: Volume) -> np.ndarray:
@@ -116,21 +167,16 @@ def _turned(volume: Volume, channel: np.ndarray) -> np.ndarray:
     return np.asarray(nib.orientations.apply_orientation(channel, _turn(volume)))
 
 
-def _upright(affine: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """The affine itself; for an oblique scan one without rotation that keeps spacing and centre.
-
-    napari slices along its world's axes: an oblique scan would be cut askew. It is shown in its own axes
-    instead, and its true affine stays in the metadata.
-    """
-    spacing = np.linalg.norm(affine[:3, :3], axis=0)
-    straight = np.diag([*spacing, 1.0])
-    if np.abs(affine[:3, :3] - straight[:3, :3]).max() <= OBLIQUE * spacing.min():
-        return affine
-    centre = (np.array(shape) - 1) / 2
-    straight[:3, 3] = affine[:3, :3] @ centre + affine[:3, 3] - spacing * centre
-    return straight
+def _limit(values: np.ndarray) -> float:
+    """The 99.5th percentile of a map's magnitude, where it is neither zero nor NaN; 1 for an empty map."""
+    magnitude = np.abs(values[(values != 0) & np.isfinite(values)])
+    return float(np.percentile(magnitude, 99.5)) if magnitude.size else 1.0
 
 
 def _window(channel: np.ndarray) -> tuple[float, float]:
-    low, high = (float(v) for v in np.percentile(channel, [1, 99.5]))
-    return (low, high) if high > low else (float(channel.min()), float(channel.max()) or 1.0)
+    step = max(1, round((channel.size / ENOUGH) ** (1 / 3)))
+    low, high = (float(v) for v in np.percentile(channel[::step, ::step, ::step], [1, 99.5]))
+    if high > low:
+        return low, high
+    low, high = float(channel.min()), float(channel.max())
+    return (low, high) if high > low else (low, low + 1.0)

@@ -74,14 +74,22 @@ def batches(steps: int, seed: int = 0) -> Iterator[Batch]:
         for _ in range(PAIRS):
             brightness, mask = lesions.lesion(brain, rng)
             tissue, brightness, mask = bent(np.stack([brain.tissue, brightness, mask]), shape, rng)
-            scanner = int(rng.integers(2**63))
+            scanner, sharpness = int(rng.integers(2**63)), rng.uniform(0.5, 1.5, size=3).clip(max=1)
             for scans, seen in ((clean, tissue), (lesioned, tissue + brightness)):
                 scan = lesions.scanned(seen, np.random.default_rng(scanner))
-                scans.append(normalised(scan))
+                scans.append(normalised(coarsened(scan, sharpness)))
             masks.append(torch.from_numpy(mask)[None] >= 0.5)
         empty = [torch.zeros_like(mask) for mask in masks]
         label = torch.tensor([0] * PAIRS + [1] * PAIRS)
         yield Batch(torch.stack(clean + lesioned), torch.stack(empty + masks).float(), label)
+
+
+def coarsened(scan: lesions.Array, sharpness: lesions.Array) -> lesions.Array:
+    """Sample a scan on a coarser grid and back, as a scan with other voxels is on its way to the model."""
+    volume = torch.from_numpy(scan)[None, None]
+    coarse = [round(n * share) for n, share in zip(scan.shape, sharpness, strict=True)]
+    volume = F.interpolate(volume, coarse, mode="trilinear", align_corners=True)
+    return F.interpolate(volume, scan.shape, mode="trilinear", align_corners=True)[0, 0].numpy()
 
 
 def normalised(scan: lesions.Array) -> Tensor:
@@ -112,12 +120,12 @@ def bent(volumes: lesions.Array, shape: tuple[int, ...], rng: np.random.Generato
 
 
 def patches(batch: Batch, size: int, rng: np.random.Generator) -> Batch:
-    """Cut three cubes around each lesion (never in the same spot) and one anywhere, also from the clean twin."""
+    """Cut two cubes that hold a part of the lesion, one anywhere, and one from the clean twin."""
     image, mask, label = [], [], []
     for i in range(PAIRS):
         twin = i + PAIRS
         inside = np.argwhere(batch.mask[twin, 0].numpy() > 0)
-        for kind in ("lesion", "lesion", "lesion", "anywhere", "clean"):
+        for kind in ("lesion", "lesion", "anywhere", "clean"):
             source = i if kind == "clean" else twin
             room = np.array(batch.image.shape[2:]) - size
             start = rng.integers(0, room + 1)
@@ -188,7 +196,7 @@ def learn_segmenter(network: nn.Module, steps: int) -> None:
     """Learn the mask from cubes of the size that the sliding window has."""
     size = SEGMENTER["inferer"]["roi_size"][0]
     rng = np.random.default_rng([lesions.TRAINING, 1])
-    overlap_and_entropy = DiceCELoss(to_onehot_y=True, softmax=True, include_background=False, batch=True)
+    overlap_and_entropy = DiceCELoss(to_onehot_y=True, softmax=True, include_background=False, batch=True, weight=torch.tensor([1.0, 5.0]))
 
     def loss(batch: Batch) -> Tensor:
         cubes = patches(batch, size, rng)

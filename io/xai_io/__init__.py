@@ -1,15 +1,18 @@
 """Disk and values: scans, models and results, read and written without inventing anything."""
 
 from ._pipeline import WindowSettings
+from .display import Display, display_for, display_range
 from .errors import DecoderMissing, ExportError, GeometryError, ModelError, ScanError, UntrustedModel, XaiIOError
 from .export import write_json
 from .models import LoadedModel, load_model
+from .montage import write_montage
 from .nifti import write_nifti
 from .read import read_volume, sniff
 from .volume import Source, Volume
 
 __all__ = [
     "DecoderMissing",
+    "Display",
     "ExportError",
     "GeometryError",
     "LoadedModel",
@@ -20,9 +23,12 @@ __all__ = [
     "Volume",
     "WindowSettings",
     "XaiIOError",
+    "display_for",
+    "display_range",
     "load_model",
     "read_volume",
     "sniff",
     "write_json",
+    "write_montage",
     "write_nifti",
 ]

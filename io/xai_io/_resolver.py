@@ -28,9 +28,8 @@ _NUMBERS: Mapping[type, Callable[[Any, Any], Any]] = {
     ast.Mod: operator.mod,
 }  # fmt: skip
 _SIGNS: Mapping[type, Callable[[Any], Any]] = {ast.USub: operator.neg, ast.UAdd: operator.pos, ast.Not: operator.not_}
-_DTYPES = frozenset(
-    ["bool", "uint8", "int8", "int16", "int32", "int64", "float16", "bfloat16", "float32", "float64", "half", "float", "double", "short", "int", "long"]
-)
+_COMMON_KEYS = ("image", "label", "pred")  # monai.utils.CommonKeys.IMAGE is "image", and so on
+_DTYPES = ("bool", "uint8", "int16", "int32", "int64", "long", "float16", "bfloat16", "float32", "float", "float64")
 
 
 @dataclass(frozen=True)
@@ -81,7 +80,6 @@ class Resolver:
         ModelError
             If the config is broken: missing or circular references, arguments that do not fit.
         """
-        id = id.replace("#", "::")
         key = (id, allowed)
         if key not in self._known:
             with _Visit(self._under_way, id):
@@ -92,10 +90,10 @@ class Resolver:
         """Transforms of a pipeline in order: a component, a list, a Compose, references to and sums of these."""
         node = self.raw(id)
         with _Visit(self._under_way, id):
-            if isinstance(node, str) and node.startswith("$"):
-                yield from self._expression_steps(node, id)
-            elif isinstance(node, str) and _REFERENCE.fullmatch(node):
+            if isinstance(node, str) and _REFERENCE.fullmatch(node):
                 yield from self.steps(_normal(node))
+            elif isinstance(node, str):
+                yield from self._expression_steps(node, id)
             elif isinstance(node, list):
                 for index in range(len(node)):
                     yield from self.steps(f"{id}::{index}")
@@ -114,7 +112,7 @@ class Resolver:
                 raise ModelError(f"The config's entry {id!r} is not a list of transforms; correct the config.")
 
     def _expression_steps(self, node: str, id: str) -> Iterator[Step]:
-        tree, names = _parsed(node)
+        tree, names = _parsed(node) if node.startswith("$") else (None, {})
         parts = list(_summands(tree)) if tree is not None else []
         if parts and all(isinstance(part, ast.Name) and part.id in names for part in parts):
             for part in parts:
@@ -188,7 +186,9 @@ class Resolver:
         off = self._value(node.get("_disabled_", False), f"{id}::_disabled_", _nothing)
         return off.strip().lower() == "true" if isinstance(off, str) else bool(off)
 
-    def _worked_out(self, tree: ast.expr | None, names: Mapping[str, str], allowed: Allowed) -> Any:
+    def _worked_out(  # noqa: PLR0911, PLR0912 - one case a kind of expression
+        self, tree: ast.expr | None, names: Mapping[str, str], allowed: Allowed
+    ) -> Any:
         """Work out an expression of literals, references, arithmetic and the calls in `_CALLS`."""
         match tree:
             case ast.Constant(value=value) if not (isinstance(value, str) and any(name in value for name in names)):
@@ -208,6 +208,10 @@ class Resolver:
                 return _NUMBERS[type(op)](_number(a), _number(b))
             case ast.Call(func=ast.Name(id=call), args=[argument], keywords=[]) if call in _CALLS:
                 return _CALLS[call](self._worked_out(argument, names, allowed))
+            case ast.IfExp(test=test, body=body, orelse=other):
+                return self._worked_out(body if self._worked_out(test, names, allowed) else other, names, allowed)
+            case ast.Attribute(value=ast.Attribute(attr="CommonKeys"), attr=key) if key.lower() in _COMMON_KEYS:
+                return key.lower()
             case ast.Call(func=ast.Attribute(value=ast.Name(id="torch"), attr="device")):
                 return "cpu"  # the config's device is the one it was trained on; ours is chosen when it runs
             case ast.Attribute(value=ast.Name(id="torch"), attr=dtype) if dtype in _DTYPES:
@@ -289,5 +293,5 @@ def _sum(a: Any, b: Any) -> Any:
     if isinstance(a, str | list | tuple) and type(a) is type(b):
         if len(a) + len(b) > _MOST_STEPS:
             raise ValueError("it grows without end")
-        return a + b
+        return operator.add(a, b)
     return _number(a) + _number(b)

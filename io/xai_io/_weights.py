@@ -39,13 +39,14 @@ def read_torchscript(path: Path, *, trust: bool) -> tuple[Any, Mapping[str, byte
         records = {
             name: archive.get_record(name) for name in archive.get_all_records() if name.startswith(("code/", "extra/"))
         }
-        legacy = archive.has_record("model.json")
+        if "model.json" in archive.get_all_records():  # a format that keeps its code elsewhere
+            raise ModelError(f"{path} is TorchScript of an outdated format; export it again.")
         for name, code in records.items():
-            found = _WRITES.search(code) if name.endswith(".py") and name.startswith("code/") else None
-            if (found or legacy) and not trust:
+            found = _WRITES.search(code) if name.startswith("code/") and name.endswith(".py") else None
+            if found and not trust:
                 raise UntrustedModel(
-                    f"{path} is TorchScript that uses {found[0].decode() if found else 'an outdated format'!r}, which can reach "
-                    "files on this machine; if you trust where it comes from, trust=True loads it."
+                    f"{path} is TorchScript that uses {found[0].decode()!r}, which can reach files on this machine; "
+                    "if you trust where it comes from, trust=True loads it."
                 )
         module = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
     except RuntimeError as error:
@@ -53,7 +54,9 @@ def read_torchscript(path: Path, *, trust: bool) -> tuple[Any, Mapping[str, byte
             f"{path} is a damaged TorchScript file ({_first_line(error)}); copy or export it again."
         ) from error
     extra = {name.removeprefix("extra/"): content for name, content in records.items() if name.startswith("extra/")}
-    return module.eval().requires_grad_(False), extra
+    for parameter in module.parameters():  # TorchScript has no requires_grad_ of its own
+        parameter.requires_grad_(False)
+    return module.eval(), extra
 
 
 def read_weights(path: Path, *, trust: bool) -> dict[str, Any]:
@@ -117,12 +120,12 @@ def fit(network: Any, weights: Mapping[str, Any], path: Path) -> None:
         faults.append(f"{len(spare)} not in the network, first {spare[0]!r}")
     if other:
         key = other[0]
-        faults.append(
-            f"{len(other)} of another shape, first {key!r}: {tuple(weights[key].shape)} for {tuple(wanted[key].shape)}"
-        )
+        shapes = f"{tuple(weights[key].shape)} for {tuple(wanted[key].shape)}"
+        faults.append(f"{len(other)} of another shape, first {key!r}: {shapes}")
     if faults:
         raise ModelError(
-            f"The weights in {path} do not fit the network ({'; '.join(faults)}); use the configuration they were trained with."
+            f"The weights in {path} do not fit the network ({'; '.join(faults)}); "
+            "use the configuration they were trained with."
         )
     network.load_state_dict(dict(weights), strict=True)
 

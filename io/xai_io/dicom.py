@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
-_OFF_GRID_MM = 0.05  # how far a slice may lie from its place on the regular grid: positions are often rounded to 0.1
+_OFF_GRID_MM = 0.06  # how far a slice may lie from its place on the regular grid: positions are often rounded to 0.1
 _OFF_GRID_SHARE = 0.01  # or this share of the slice spacing, where that is more
 _TILT_DEGREES = 0.1
 _UNITS = {("CT", "HU"): "HU", ("PT", "BQML"): "Bq/mL"}
@@ -84,16 +84,21 @@ def read_dicom(folder: Path) -> Volume:
 def _one_series(folder: Path) -> tuple[list[Path], list[Dataset]]:
     """Read the headers of all images in a folder and insist that they are one single-frame grey series."""
     import pydicom
+    from pydicom.uid import UID
 
-    files, headers = [], []
+    files: list[Path] = []
+    headers: list[Dataset] = []
     for path in dicom_files(folder):
         try:
             header = pydicom.dcmread(path, stop_before_pixels=True)
         except Exception as error:  # a damaged header may fail anywhere inside pydicom
             raise ScanError(f"{path} is a damaged DICOM file ({error}); copy it again or remove it.") from error
-        if "Rows" in header and "SeriesInstanceUID" in header:  # reports, structures and indices have no image
+        kind = header.file_meta.get("MediaStorageSOPClassUID", UID("")).name
+        if "Rows" in header and "Columns" in header and "SeriesInstanceUID" in header:
             files.append(path)
             headers.append(header)
+        elif not kind or "Image Storage" in kind:  # reports, structures and indices have no image
+            raise ScanError(f"{path} is an image whose header is cut short; copy it again or remove it.")
     if not files:
         raise ScanError(f"{folder} holds no DICOM image; name the folder in which the files of one series lie.")
     series = Counter(str(header.SeriesInstanceUID) for header in headers)
@@ -106,11 +111,13 @@ def _one_series(folder: Path) -> tuple[list[Path], list[Dataset]]:
         int(header.get("NumberOfFrames", 1) or 1) > 1 or "MOSAIC" in header.get("ImageType", ()) for header in headers
     ):
         raise ScanError(
-            f"{folder} holds multi-frame or mosaic images; only one image a file is allowed: export it as a classic series."
+            f"{folder} holds multi-frame or mosaic images; only one image a file is allowed: "
+            "export it as a classic series."
         )
     if any(int(header.get("SamplesPerPixel", 1)) != 1 or _palette(header) for header in headers):
         raise ScanError(
-            f"{folder} holds colour images; only grey values measured by the scanner are allowed: name the original series."
+            f"{folder} holds colour images; only grey values measured by the scanner are allowed: "
+            "name the original series."
         )
     return files, headers
 
@@ -140,14 +147,15 @@ def _grid(headers: Sequence[Dataset], folder: Path) -> tuple[list[int], npt.NDAr
     order = np.argsort(along, kind="stable")
     positions, along = positions[order], along[order]
     _even(along, folder)
-    step = (positions[-1] - positions[0]) / (len(positions) - 1)
+    place = np.arange(len(positions))
+    step, start = np.polyfit(place, positions, 1)  # the line through all slices, not through two rounded ones
     tilt = np.degrees(np.arccos(np.clip(step @ normal / np.linalg.norm(step), -1.0, 1.0)))
     if tilt > _TILT_DEGREES:
         raise GeometryError(
             f"{folder} was taken with a tilt of {tilt:.1f} degrees between its slices and their stacking direction; "
             "only upright stacks are allowed: correct the tilt on export."
         )
-    off = np.linalg.norm(positions - (positions[0] + np.arange(len(positions))[:, None] * step), axis=1)
+    off = np.linalg.norm(positions - (start + place[:, None] * step), axis=1)
     if off.max() > max(_OFF_GRID_MM, _OFF_GRID_SHARE * float(np.linalg.norm(step))):
         raise GeometryError(
             f"{folder} has unevenly spaced slices (slice {int(off.argmax()) + 1} lies {off.max():.2f} mm off a regular "
@@ -155,7 +163,7 @@ def _grid(headers: Sequence[Dataset], folder: Path) -> tuple[list[int], npt.NDAr
         )
     down, across = (float(mm) for mm in headers[0].PixelSpacing)  # between rows, between columns
     lps = np.eye(4)
-    lps[:3] = np.column_stack([row * across, column * down, step, positions[0]])
+    lps[:3] = np.column_stack([row * across, column * down, step, start])
     return order.tolist(), _LPS_TO_RAS @ lps
 
 
@@ -203,15 +211,15 @@ def _even(along: npt.NDArray[np.float64], folder: Path) -> None:
     if steps[widest] > 1.5 * usual:
         missing = round(float(steps[widest]) / usual) - 1
         raise GeometryError(
-            f"{folder} has a gap of {steps[widest]:.1f} mm after slice {widest + 1} of {len(along)} where {usual:.1f} mm are "
-            f"usual (about {missing} missing); nothing is filled in: copy the complete series."
+            f"{folder} has a gap of {steps[widest]:.1f} mm after slice {widest + 1} of {len(along)} where {usual:.1f} "
+            f"mm are usual (about {missing} missing); nothing is filled in: copy the complete series."
         )
 
 
 def _pixels(files: Sequence[Path], first: Dataset, folder: Path) -> npt.NDArray[np.float32]:
     """Rescaled values (1, I, J, K); stored slice by slice, as the files are."""
     import pydicom
-    from pydicom.pixels import apply_modality_lut
+    from pydicom.pixels.processing import apply_modality_lut
 
     slices = np.empty((len(files), int(first.Rows), int(first.Columns)), dtype=np.float32)
     for place, path in zip(slices, files, strict=True):
@@ -226,7 +234,7 @@ def _pixels(files: Sequence[Path], first: Dataset, folder: Path) -> npt.NDArray[
 
 def _decodable(image: Dataset, folder: Path) -> None:
     """Name the decoder that is missing, if one is."""
-    from pydicom.pixels import get_decoder
+    from pydicom.pixels.decoders.base import get_decoder
 
     syntax = image.file_meta.TransferSyntaxUID
     if not syntax.is_compressed:

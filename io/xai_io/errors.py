@@ -9,7 +9,7 @@ class ScanError(XaiIOError):
     """Not a scan that can be read: no such file, no images, cut short, or values no network can use."""
 
 
-class DecoderMissing(ScanError):
+class DecoderMissing(ScanError):  # noqa: N818
     """The pixels are compressed in a way that needs a decoder which is not installed."""
 
 
@@ -21,7 +21,7 @@ class ModelError(XaiIOError):
     """Not a model that can be loaded: no bundle, a broken config, weights that do not fit."""
 
 
-class UntrustedModel(ModelError):
+class UntrustedModel(ModelError):  # noqa: N818
     """Loading this model would run code that came with it, and nobody said that it may."""
 
 

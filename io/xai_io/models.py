@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from . import _pipeline, _weights
+from . import _allowed, _pipeline, _weights
 from ._pipeline import Activation, WindowSettings
 from ._resolver import Resolver
 from .errors import ModelError, UntrustedModel
@@ -17,7 +17,10 @@ from .errors import ModelError, UntrustedModel
 if TYPE_CHECKING:
     from torch import nn
 
-_FORMS = "a MONAI bundle folder (configs/metadata.json, configs/inference.json or .yaml, models/model.pt) or a TorchScript file"
+_FORMS = (
+    "a MONAI bundle folder (configs/metadata.json, configs/inference.json or .yaml, models/model.pt) "
+    "or a TorchScript file"
+)
 _MODALITIES = {"CT": "CT", "MR": "MR", "MRI": "MR", "PT": "PT", "PET": "PT"}
 _RUNNABLE = ("configs/**/*", "scripts/**/*.py", "*.py")
 
@@ -157,7 +160,8 @@ def _described(network: nn.Module, resolver: Resolver, metadata: Mapping[str, An
     output = _entry(metadata, "outputs", "pred")
     names = _numbered(image.get("channel_def"))
     shape = image.get("spatial_shape")
-    fixed = isinstance(shape, list) and shape and all(type(size) is int and size > 0 for size in shape)
+    if not (isinstance(shape, list) and shape and all(type(size) is int and size > 0 for size in shape)):
+        shape = None  # "*" or "16*n": any size, or any multiple
     return LoadedModel(
         network=network,
         name=str(metadata.get("name") or known.pop("name")),
@@ -171,7 +175,7 @@ def _described(network: nn.Module, resolver: Resolver, metadata: Mapping[str, An
         activation=activation,
         threshold=threshold,
         spacing=spacing,
-        patch_shape=tuple(shape) if fixed else None,
+        patch_shape=tuple(shape) if shape else None,
         hash=known["hash"],
         form=known["form"],
     )
@@ -256,7 +260,7 @@ def _task(metadata: Mapping[str, Any], output: Mapping[str, Any]) -> Literal["cl
 def _in_channels(resolver: Resolver, image: Mapping[str, Any]) -> int | None:
     """Channels the network was built for, else those the metadata name."""
     if resolver.has("network_def::in_channels"):
-        given = resolver.value("network_def::in_channels", _pipeline.nothing)
+        given = resolver.value("network_def::in_channels", _allowed.nothing)
     else:
         given = image.get("num_channels")
     return given if type(given) is int and given > 0 else None

@@ -13,9 +13,10 @@ from typing import Any, BinaryIO, cast
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
+from nibabel.spatialimages import HeaderDataError
 
 from ._files import written_aside
-from .errors import ExportError, GeometryError, ScanError
+from .errors import ExportError, GeometryError, ScanError, XaiIOError
 from .volume import Source, Volume
 
 _GZIP = b"\x1f\x8b"
@@ -55,16 +56,15 @@ def read_nifti(path: Path) -> Volume:
             if kind is None:
                 raise ScanError(f"{path} is not a single-file NIfTI; give a .nii or .nii.gz file.")
             stream.seek(0)
-            image = _CLASSES[kind].from_stream(stream)
+            # Not memory-mapped: values must not change when somebody writes the file anew.
+            image = _CLASSES[kind].from_file_map(_CLASSES[kind].make_file_map({"image": stream}), mmap=False)
             affine = _affine(image.header, path)
             data = _values(image, path)
             stream.read(1)  # the checksum of a zipped file is only compared once its end has been read
-    except (EOFError, zlib.error, gzip.BadGzipFile, nib.filebasedimages.ImageFileError) as error:
+    except XaiIOError:
+        raise
+    except Exception as error:  # a damaged header may fail anywhere inside nibabel
         raise ScanError(f"{path} is cut short or damaged ({error}); copy or convert it again.") from error
-    except nib.spatialimages.HeaderDataError as error:
-        raise ScanError(f"{path} has a broken NIfTI header ({error}); convert it again.") from error
-    except OSError as error:
-        raise ScanError(f"{path} cannot be read to its end ({error}); check the file and copy it again.") from error
     return Volume(data, affine, source=Source(format="nifti", path=path))
 
 
@@ -179,9 +179,9 @@ def _image(volume: Volume, path: Path) -> Any:
         image.header.set_zooms((*volume.spacing, 1.0)[: data.ndim])
         try:
             image.header.set_qform(volume.affine, code="scanner", strip_shears=False)
-        except nib.spatialimages.HeaderDataError:
+        except HeaderDataError:
             image.header["qform_code"] = 0
-    except nib.spatialimages.HeaderDataError as error:
+    except HeaderDataError as error:
         raise ExportError(
             f"{path} was not written because NIfTI-1 cannot hold the volume ({error}); crop it first."
         ) from error

@@ -86,7 +86,8 @@ class Volume:
         affine = np.array(self.affine, dtype=np.float64)
         if affine.shape != (4, 4) or not np.array_equal(affine[3], (0, 0, 0, 1)):
             raise GeometryError(
-                f"An affine of shape {affine.shape} was given; it must be 4x4 with last row 0 0 0 1: pass voxel to RAS+ mm."
+                f"An affine of shape {affine.shape} was given; it must be 4x4 with last row 0 0 0 1: "
+                "pass voxel to RAS+ mm."
             )
         if not np.isfinite(affine).all() or _flat(affine[:3, :3]):
             raise GeometryError(
@@ -136,7 +137,8 @@ class Volume:
         """
         if data.ndim != 4 or data.shape[1:] != self.shape:
             raise ScanError(
-                f"Values of shape {data.shape} were given for a grid of {self.shape}; pass (channels, i, j, k) of that grid."
+                f"Values of shape {data.shape} were given for a grid of {self.shape}; "
+                "pass (channels, i, j, k) of that grid."
             )
         return dataclasses.replace(self, data=data, units=units)
 

@@ -1,0 +1,101 @@
+"""Where relevance lies on lesions that the sample models were not trained on: every method, both models.
+
+python benchmarks/localisation.py [--lesions 20] [--write docs/results.md]
+"""
+
+import argparse
+import platform
+import statistics
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import track
+
+from methods3d import methods
+from napari_xai import Explainer
+from napari_xai.errors import USER_ERRORS
+from napari_xai.localisation import concentration, peak
+from napari_xai.scan_space import ModelSpace
+from xai_io import Volume
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "sample_volumes"))
+from lesions import held_out, load_brain  # noqa: E402 - the samples are scripts, not a package
+
+BEGIN, END = "<!-- localisation: begin -->", "<!-- localisation: end -->"
+
+
+def measured(bundle: str, name: str, explainer: Explainer, lesions: int, console: Console) -> dict[str, object]:
+    """One method on one model over all lesions."""
+    brain = load_brain()
+    hits, shares, seconds, gaps, missed = [], [], [], [], 0
+    method = methods()[name]()
+    for seed in track(range(lesions), f"{bundle} {name}", console=console, transient=True):
+        scan, mask = held_out(seed, brain)
+        try:
+            found = explainer.explain(
+                Volume(scan[None].astype(np.float32), brain.affine, modality="MR"), method=method, target="lesion"
+            )
+        except USER_ERRORS as error:
+            missed += 1
+            console.print(f"{bundle} {name} lesion {seed}: {error}")
+            continue
+        lesion = mask > 0
+        hits.append(bool(lesion[peak(found.relevance)]))
+        shares.append(concentration(found.relevance, lesion, brain.parenchyma))
+        seconds.append(found.attribution.provenance.seconds)
+        if found.attribution.gap is not None:
+            gaps.append(abs(float(found.attribution.gap[0] / found.attribution.scores[0])))
+    settings = ", ".join(f"{k}={v}" for k, v in found.attribution.provenance.parameters.items() if v not in ("", None))
+    space = ModelSpace.of(found.scan, explainer.loaded.preprocessing)
+    cost = method.cost(explainer.on(space), space.grid.shape)
+    return {
+        "model": bundle.removeprefix("lesion_"),
+        "method": name,
+        "peak in lesion": f"{sum(hits)} of {lesions}",
+        "lesion share, median": f"{statistics.median(shares):.0f}",
+        "gap of the score, median": f"{statistics.median(gaps):.1e}" if gaps else "-",
+        "seconds, median": f"{statistics.median(seconds):.2f}",
+        "network passes at most": f"{cost.forward} forward, {cost.backward} backward",
+        "settings": settings or "-",
+    }
+
+
+def table(rows: list[dict[str, object]]) -> str:
+    """Rows as a Markdown table."""
+    head = list(rows[0])
+    lines = [head, ["---"] * len(head), *([str(row[name]) for name in head] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--lesions", type=int, default=20)
+    parser.add_argument("--methods", nargs="*", default=list(methods()))
+    parser.add_argument("--models", nargs="*", default=["lesion_classifier", "lesion_segmenter"])
+    parser.add_argument("--write", type=Path)
+    given = parser.parse_args()
+    console = Console(stderr=True)
+    rows = []
+    for bundle in given.models:
+        explainer = Explainer.of(ROOT / "sample_volumes" / "bundles" / bundle, device="cpu")
+        rows += [measured(bundle, name, explainer, given.lesions, console) for name in given.methods]
+    text = (
+        f"{table(rows)}\n\n{given.lesions} lesions drawn from seeds that the models were not trained on; peak after "
+        "smoothing by 4 mm (full width at half maximum); lesion share: share of positive relevance inside the lesion, "
+        "over the lesion's share of the brain; gap: what the method promises minus what it gives. "
+        f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}."
+    )
+    sys.stdout.write(text + "\n")
+    if given.write:
+        page = given.write.read_text(encoding="utf-8")
+        before, rest = page.split(BEGIN)
+        after = rest.split(END)[1]
+        given.write.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

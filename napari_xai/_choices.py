@@ -1,0 +1,77 @@
+"""What of a viewer's layers can be explained, and asked about."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from napari.layers import Labels
+
+from napari_xai.errors import ExplainError
+from napari_xai.layers import scan_of, volume_of
+from xai_io import Volume
+
+__all__ = ["Scan", "regions", "scans"]
+
+
+@dataclass(frozen=True, eq=False)
+class Scan:
+    """A scan in the viewer: the image layers of its channels."""
+
+    key: str
+    layers: tuple[Any, ...]
+
+    @property
+    def name(self) -> str:
+        """As the first layer is called."""
+        return str(self.layers[0].name).removesuffix(", channel 0")
+
+    @property
+    def channels(self) -> int:
+        """How many channels the scan was opened with."""
+        return int(self.layers[0].metadata["napari_xai"]["channels"])
+
+    @property
+    def volume(self) -> Volume:
+        """The scan as it was read; ExplainError if a channel was removed, or a layer cropped."""
+        return scan_of([(layer.data, layer.metadata) for layer in self.layers])
+
+    def region(self, labels: Any) -> Volume:
+        """The mask of the label that is selected in a labels layer on this scan.
+
+        Raises
+        ------
+        ExplainError : background is selected.
+        """
+        chosen = int(labels.selected_label)
+        if chosen == 0:
+            raise ExplainError(f"Label 0 of {labels.name!r} is background: select the label that you ask about.")
+        mask = (np.asarray(labels.data) == chosen).astype(np.uint8)
+        return volume_of(mask, self.layers[0].metadata)
+
+
+def scans(layers: Iterable[Any]) -> dict[str, Scan]:
+    """The scans in a viewer by key, the uppermost first; only such as say where they lie in the patient."""
+    found: dict[str, list[Any]] = {}
+    for layer in layers:
+        own = layer.metadata.get("napari_xai", {})
+        if own.get("role") == "scan":
+            found.setdefault(own["scan"], []).append(layer)
+    channel = "channel"
+    return {
+        key: Scan(key, tuple(sorted(parts, key=lambda layer: layer.metadata["napari_xai"][channel])))
+        for key, parts in reversed(found.items())
+    }
+
+
+def regions(layers: Iterable[Any], scan: Scan) -> list[Any]:
+    """The labels layers on exactly the grid of a scan."""
+    own = scan.layers[0]
+    return [layer for layer in layers if isinstance(layer, Labels) and _same_grid(layer, own)]
+
+
+def _same_grid(one: Any, other: Any) -> bool:
+    if one.data.shape != other.data.shape:
+        return False
+    corners = np.vstack([np.zeros(3), np.diag(other.data.shape)])
+    return all(np.allclose(one.data_to_world(c), other.data_to_world(c), atol=1e-3) for c in corners)

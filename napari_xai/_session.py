@@ -1,0 +1,133 @@
+"""What is going to be run: scan, model, method, settings and question. No Qt, so that it is tested alone."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from methods3d import Method, Progress
+from methods3d import method as method_named
+from napari_xai.errors import ExplainError
+from napari_xai.explainer import Explainer
+from napari_xai.explanation import Explanation
+from xai_io import Volume
+
+__all__ = ["Job", "Session"]
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """One run, fixed when it was asked for: what is chosen later does not change it."""
+
+    explainer: Explainer
+    scan: Volume
+    method: Method
+    target: int | None
+    against: int | None
+    region: Volume | None
+
+    def __call__(self, progress: Progress) -> Explanation:
+        """Run it; errors as `Explainer.explain`."""
+        return self.explainer.explain(
+            self.scan,
+            method=self.method,
+            target=self.target,
+            against=self.against,
+            region=self.region,
+            progress=progress,
+        )
+
+
+@dataclass
+class Session:
+    """The choices that stand in the widget, and the models that were loaded for it.
+
+    Attributes
+    ----------
+    channels : of the chosen scan; None while there is none.
+    model : path of the chosen model.
+    method, settings : a name from `methods3d.methods()` and its fields.
+    target, against : classes by index; None is what is predicted, and the runner-up.
+    """
+
+    channels: int | None = None
+    model: Path | None = None
+    method: str = "lrp"
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    target: int | None = None
+    against: int | None = None
+    _loaded: dict[Path, Explainer] = field(default_factory=dict, repr=False)
+    _numbered: dict[Path, tuple[str, ...]] = field(default_factory=dict, repr=False)
+
+    @property
+    def explainer(self) -> Explainer | None:
+        """The chosen model, if it is loaded."""
+        return None if self.model is None else self._loaded.get(self.model)
+
+    @property
+    def classes(self) -> Mapping[int, str]:
+        """Class index -> name; for a model without names as many as its first answer had."""
+        if self.explainer is None or self.model is None:
+            return {}
+        return self.explainer.loaded.classes or dict(enumerate(self._numbered.get(self.model, ())))
+
+    @property
+    def classifies(self) -> bool:
+        """Whether classes can be compared: the model is, or may be, a classifier."""
+        return self.explainer is not None and self.explainer.loaded.task != "segmentation"
+
+    @property
+    def segments(self) -> bool:
+        """Whether a region can be asked about: the model is, or may be, a segmenter."""
+        return self.explainer is not None and self.explainer.loaded.task != "classification"
+
+    @property
+    def missing(self) -> str | None:
+        """Why there can be no run yet, in one sentence; None if there can."""
+        if self.channels is None:
+            return "Open a scan first: drop a NIfTI file or a DICOM folder, or take one from File > Open Sample."
+        if self.model is None:
+            return "Choose a model first."
+        if self.explainer is None:
+            return f"The model {self.model.name} is not loaded: choose it again."
+        loaded = self.explainer.loaded
+        if loaded.in_channels is not None and loaded.in_channels != self.channels:
+            names = f" ({', '.join(loaded.channel_names)})" if loaded.channel_names else ""
+            return (
+                f"The scan has {self.channels} channel(s), but the model takes {loaded.in_channels}{names}: "
+                "choose another scan or model."
+            )
+        if self.against is not None and self.against == self.target:
+            return "A class cannot be compared with itself: choose two."
+        return None
+
+    def keep(self, path: Path, explainer: Explainer) -> None:
+        """Remember a model that was loaded."""
+        self._loaded[path] = explainer
+
+    def learn(self, job: Job, explanation: Explanation) -> None:
+        """Remember how many classes a model has whose file does not name them."""
+        for path, explainer in self._loaded.items():
+            if explainer is job.explainer:
+                self._numbered[path] = tuple(explanation.prediction.classes)
+
+    def job(self, scan: Volume, region: Volume | None = None) -> Job:
+        """The run that was asked for.
+
+        Raises
+        ------
+        ExplainError : something is missing.
+        Methods3dError : there is no such method, or one of its settings is out of range.
+        """
+        if self.missing is not None or self.explainer is None:
+            raise ExplainError(self.missing or "Choose a model first.")
+        if region is not None and not region.data.any():
+            raise ExplainError("The region is empty: paint it, with the label that is selected in its layer.")
+        return Job(
+            explainer=self.explainer,
+            scan=scan,
+            method=method_named(self.method)(**self.settings),
+            target=self.target,
+            against=self.against if self.classifies else None,
+            region=region if self.segments else None,
+        )

@@ -1,0 +1,58 @@
+"""What the widget says: labels, a model in one line, a result in a few, an error in a sentence."""
+
+from napari_xai.errors import USER_ERRORS
+from napari_xai.explanation import Explanation
+from xai_io import LoadedModel
+
+__all__ = ["about", "sentence", "summary", "words"]
+
+
+def words(name: str) -> str:
+    """A field's or a class's name as a label: "batch_size" is "Batch size", "GradCAM" is "Grad CAM"."""
+    spaced = "".join(
+        f" {a}" if a.isupper() and i and (name[i - 1].islower() or name[i + 1 : i + 2].islower()) else a
+        for i, a in enumerate(name.replace("_", " "))
+    ).split()
+    first, *rest = spaced
+    return " ".join([first[0].upper() + first[1:], *(w if len(w) > 1 and w.isupper() else w.lower() for w in rest)])
+
+
+def about(model: LoadedModel) -> str:
+    """What a model is, in one line."""
+    kind = {"classification": "classifier", "segmentation": "segmenter"}.get(model.task, "model")
+    parts = [f"{type(model.network).__name__}, a {kind}" if model.form != "torchscript" else f"TorchScript {kind}"]
+    if model.in_channels is not None:
+        parts.append("1 channel" if model.in_channels == 1 else f"{model.in_channels} channels")
+    if model.windows is not None:
+        size = model.windows.roi_size
+        parts.append("in windows of " + (str(size) if isinstance(size, int) else " × ".join(map(str, size))))
+    return ", ".join(parts)
+
+
+def summary(explanation: Explanation) -> str:
+    """What came out, in a few lines: question, score, gap, prediction, time, warnings."""
+    found, predicted = explanation.attribution, explanation.prediction
+    score = float(found.scores[0])
+    numbers = [f"score {score:.4g}"]
+    if found.gap is not None:
+        gap = float(found.gap[0])
+        numbers.append(f"gap {gap:.2g}" + (f" ({abs(gap / score):.1%} of the score)" if score else ""))
+    numbers.append(f"{found.provenance.seconds:.1f} s")
+    said = (
+        f"{name} {value:.1%}" if predicted.labels is None else f"{name} {value / 1000:.1f} ml"
+        for name, value in predicted.classes.items()
+    )
+    lines = [_upper(explanation.question), _upper(", ".join(numbers)), _upper("predicted: " + ", ".join(said))]
+    return "\n".join(lines + [f"⚠ {_upper(warning)}" for warning in found.warnings])
+
+
+def sentence(error: Exception) -> str:
+    """An error for a user: its own sentence, or that it was not expected."""
+    if isinstance(error, USER_ERRORS):
+        return str(error)
+    first = (str(error).splitlines() or [""])[0]
+    return f"Something went wrong that was not expected: {type(error).__name__}{': ' if first else ''}{first}"
+
+
+def _upper(text: str) -> str:
+    return text[:1].upper() + text[1:]

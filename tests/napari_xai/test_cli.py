@@ -1,0 +1,115 @@
+"""The command line: what it prints, where it writes, and how it refuses."""
+
+import json
+import subprocess
+import sys
+
+import nibabel as nib
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from methods3d import methods
+from napari_xai.cli import main
+
+
+def run(*args):
+    return CliRunner().invoke(main, [str(a) for a in args])
+
+
+def test_methods_lists_them_all():
+    found = json.loads(run("methods", "--json").stdout)
+    assert [row["name"] for row in found] == list(methods())
+    assert all(row["summary"] and row["source"] for row in found)
+    assert "integrated-gradients" in run("methods").stdout
+
+
+def test_explain_writes_the_map_and_prints_the_record(classifier, scan_file, tmp_path):
+    result = run(
+        "explain",
+        scan_file,
+        "--model",
+        classifier,
+        "-m",
+        "saliency",
+        "--no-absolute",
+        "--out",
+        tmp_path / "o",
+        "--json",
+    )
+    assert result.exit_code == 0, result.output
+    record = json.loads(result.stdout)
+    assert record["parameters"] == {"absolute": False}
+    image = nib.load(record["files"]["relevance"])
+    assert np.asanyarray(image.dataobj).min() < 0
+    assert np.allclose(image.affine, nib.load(scan_file).affine, atol=1e-5)
+
+
+def test_a_methods_fields_are_its_flags(classifier):
+    help_text = run("explain", "--method", "occlusion", "--help").stdout
+    assert all(flag in help_text for flag in ("--size", "--stride", "--unit", "--fill", "--batch"))
+    assert "--gamma" not in help_text
+    assert "--gamma" in run("explain", "--help").stdout
+
+
+def test_many_scans_leave_a_manifest(classifier, scan_file, tmp_path):
+    bad = tmp_path / "bad.nii.gz"
+    bad.write_bytes(b"not a scan")
+    result = run("explain", scan_file, bad, "--model", classifier, "-m", "saliency", "--out", tmp_path / "o")
+    assert result.exit_code == 1
+    assert "done" in result.stdout
+    assert "failed" in result.stdout
+    assert (tmp_path / "o" / "0001" / "montage.png").exists()
+
+
+def test_inspect_tells_what_a_scan_and_a_model_are(classifier, segmenter, scan_file):
+    scan = json.loads(run("inspect", scan_file, "--json").stdout)
+    assert scan["kind"] == "scan"
+    assert scan["voxels"] == [26, 24, 14]
+    assert scan["oblique by degrees"] == pytest.approx(np.degrees(0.2), abs=0.1)
+    model = json.loads(run("inspect", classifier, "--json").stdout)
+    assert model["kind"] == "model"
+    assert model["classes"] == ["0: no lesion", "1: lesion"]
+    assert model["preprocessing"] == ["Orientationd", "Spacingd", "ScaleIntensityd"]
+    assert any(line.startswith("features.denseblock1") for line in model["layers"])
+    assert "16" in run("inspect", segmenter).stdout
+    assert "JaneDoe" not in run("inspect", scan_file).stdout
+
+
+@pytest.mark.parametrize(
+    ("args", "sentence"),
+    [
+        (["explain", "nowhere.nii.gz", "--model", "{bundle}"], "does not exist"),
+        (["explain", "{scan}", "--model", "nowhere"], "does not exist"),
+        (["explain", "{scan}", "--model", "{bundle}", "-m", "nonsense"], "There is no method 'nonsense'"),
+        (
+            ["explain", "{scan}", "--model", "{bundle}", "-m", "occlusion", "--stride", "0"],
+            "stride is 0.0, but has to be above 0",
+        ),
+        (["explain", "{scan}", "--model", "{bundle}", "--target", "glioma"], "There is no class 'glioma'"),
+        (["explain", "{scan}", "--model", "{bundle}", "--window", "a,b"], "give one number, three as I,J,K"),
+        (["inspect", "nowhere"], "does not exist"),
+    ],
+)
+def test_a_users_error_is_one_sentence_and_exit_code_2(args, sentence, classifier, scan_file, tmp_path):
+    args = [a.format(bundle=classifier, scan=scan_file) for a in args]
+    result = run(*args, *(["--out", tmp_path / "o"] if args[0] == "explain" else []))
+    assert result.exit_code == 2
+    assert sentence in " ".join(result.stderr.split())
+    assert "Traceback" not in result.output
+    assert not (tmp_path / "o").exists()
+
+
+def test_results_are_kept_unless_overwritten(classifier, scan_file, tmp_path):
+    args = ["explain", scan_file, "--model", classifier, "-m", "saliency", "--out", tmp_path / "o"]
+    assert run(*args).exit_code == 0
+    assert run(*args).exit_code == 2
+    assert run(*args, "--overwrite").exit_code == 0
+
+
+def test_the_command_is_installed():
+    found = subprocess.run(
+        [sys.executable, "-m", "napari_xai", "--version"], capture_output=True, text=True, check=False
+    )
+    assert found.returncode == 0
+    assert "0.1.0" in found.stdout
