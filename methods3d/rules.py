@@ -235,7 +235,9 @@ def _gate(mode: Rewriting, func: Callable[..., Tensor], input: Tensor, *args: An
 
 def _fixed(mode: Rewriting, func: Callable[..., Tensor], input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     fixed = func(input.detach().clone(), *args, **kwargs)
-    return input.copy_(fixed) if func.__name__.endswith("_") else fixed
+    if func.__name__.endswith("_"):
+        input.copy_(fixed)  # for whoever looks at the tensor rather than at what is returned
+    return fixed
 
 
 def _attention(

@@ -33,7 +33,7 @@ class Scan:
 
     @property
     def volume(self) -> Volume:
-        """The scan as it was read; ExplainError if a channel was removed, or a layer cropped."""
+        """The scan as it was read; ScanError if a channel was removed, GeometryError if a layer was cropped."""
         return scan_of([(layer.data, layer.metadata) for layer in self.layers])
 
     def region(self, labels: Any) -> Volume:

@@ -4,9 +4,9 @@ import math
 import types
 from collections.abc import Callable
 from dataclasses import fields
-from typing import Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
-from qtpy.QtCore import QSignalBlocker, Signal
+from qtpy.QtCore import Signal
 from qtpy.QtWidgets import (
     QCheckBox,
     QComboBox,
@@ -25,6 +25,16 @@ __all__ = ["MethodForm"]
 
 LARGEST = 2**31 - 1
 DIGITS = 9  # decimals that an editor keeps
+AUTOMATIC = "Automatic"
+
+
+class Editor(NamedTuple):
+    """A widget for one setting."""
+
+    widget: QWidget
+    read: Callable[[], Any]
+    write: Callable[[Any], None]
+    changed: Any  # Qt's signal
 
 
 class MethodForm(QWidget):  # type: ignore[misc]
@@ -40,20 +50,26 @@ class MethodForm(QWidget):  # type: ignore[misc]
         TypeError : a field is of a type that has no editor.
         """
         super().__init__()
-        self._read: dict[str, Callable[[], Any]] = {}
+        self._editors: dict[str, Editor] = {}
         rows = form()
         self.setLayout(rows)
         hints = get_type_hints(method)
         for field in fields(method):
-            editor, read, changed = _editor(hints[field.name], field.default, field.metadata)
-            changed.connect(self.changed)
-            self._read[field.name] = read
-            add_row(rows, words(field.name), editor, str(field.metadata.get("help", "")))
+            editor = _editor(hints[field.name], field.metadata)
+            editor.write(field.default)
+            editor.changed.connect(self.changed)
+            self._editors[field.name] = editor
+            add_row(rows, words(field.name), editor.widget, str(field.metadata.get("help", "")))
 
     @property
     def values(self) -> dict[str, Any]:
         """The settings as they stand."""
-        return {name: read() for name, read in self._read.items()}
+        return {name: editor.read() for name, editor in self._editors.items()}
+
+    def set(self, **settings: Any) -> None:
+        """Take these settings; the others stay."""
+        for name, value in settings.items():
+            self._editors[name].write(value)
 
 
 class Number(QDoubleSpinBox):  # type: ignore[misc]
@@ -68,18 +84,16 @@ class OptionalNumber(QWidget):  # type: ignore[misc]
     """A number, or nothing: then the method chooses."""
 
     changed = Signal()
-    _words: ClassVar[str] = "Automatic"
 
-    def __init__(self, number: QSpinBox | QDoubleSpinBox, given: bool) -> None:
+    def __init__(self, number: QSpinBox | QDoubleSpinBox) -> None:
         """Show a number that can be left out."""
         super().__init__()
-        self._number, self._automatic = number, QCheckBox(self._words)
+        self._number, self._automatic = number, QCheckBox(AUTOMATIC)
         layout = QHBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addWidget(self._automatic)
         layout.addWidget(number, stretch=1)
         self._automatic.toggled.connect(number.setDisabled)
-        self._automatic.setChecked(not given)
         self._automatic.toggled.connect(self.changed)
         number.valueChanged.connect(self.changed)
 
@@ -87,46 +101,52 @@ class OptionalNumber(QWidget):  # type: ignore[misc]
         """The number, or None."""
         return None if self._automatic.isChecked() else self._number.value()
 
+    def set_value(self, value: float | None) -> None:
+        """Show a number, or that there is none."""
+        self._automatic.setChecked(value is None)
+        if value is not None:
+            self._number.setValue(value)
 
-def _editor(kind: Any, default: Any, limits: Any) -> tuple[QWidget, Callable[[], Any], Any]:
-    """An editor, how to read it, and the signal that it has changed."""
+
+def _editor(kind: Any, limits: Any) -> Editor:
+    """An editor for a field of this type."""
     if get_origin(kind) is Literal:
-        choice = QComboBox()
-        for option in get_args(kind):
-            choice.addItem(words(option) if isinstance(option, str) and len(option) > 2 else str(option), option)
-        choice.setCurrentIndex(choice.findData(default))
-        return choice, choice.currentData, choice.currentIndexChanged
+        return _choice(get_args(kind))
     if kind is bool:
         box = QCheckBox()
-        box.setChecked(default)
-        return box, box.isChecked, box.toggled
+        return Editor(box, box.isChecked, box.setChecked, box.toggled)
     if kind is str:
-        line = QLineEdit(default)
-        line.setPlaceholderText(OptionalNumber._words if not default else "")
-        return line, lambda: line.text().strip(), line.textChanged
+        line = QLineEdit()
+        line.setPlaceholderText(AUTOMATIC)
+        return Editor(line, lambda: line.text().strip(), line.setText, line.textChanged)
     if kind in (int, float):
-        number = _number(kind, default, limits)
-        return number, number.value, number.valueChanged
+        number = _number(kind, limits)
+        return Editor(number, number.value, number.setValue, number.valueChanged)
     inner = [one for one in get_args(kind) if one is not types.NoneType]
     if get_origin(kind) in (Union, types.UnionType) and inner in ([int], [float]):
-        optional = OptionalNumber(_number(inner[0], default or 0, limits), default is not None)
-        return optional, optional.value, optional.changed
+        optional = OptionalNumber(_number(inner[0], limits))
+        return Editor(optional, optional.value, optional.set_value, optional.changed)
     raise TypeError(f"A setting of type {kind} has no editor: use int, float, bool, str, Literal, or a number or None.")
 
 
-def _number(kind: type, default: float, limits: Any) -> QSpinBox | QDoubleSpinBox:
+def _choice(options: tuple[Any, ...]) -> Editor:
+    box = QComboBox()
+    for option in options:
+        box.addItem(words(option) if isinstance(option, str) and len(option) > 2 else str(option), option)
+    return Editor(box, box.currentData, lambda value: box.setCurrentIndex(box.findData(value)), box.currentIndexChanged)
+
+
+def _number(kind: type, limits: Any) -> QSpinBox | QDoubleSpinBox:
     above, at_least, at_most = (limits.get(name) for name in ("above", "at_least", "at_most"))
+    high = LARGEST if at_most is None else at_most
     if kind is int:
         whole = QSpinBox()
-        low = at_least if above is None else above + 1
-        whole.setRange(-LARGEST if low is None else math.ceil(low), LARGEST if at_most is None else math.floor(at_most))
-        whole.setValue(int(default))
+        low = at_least if above is None else math.floor(above) + 1
+        whole.setRange(-LARGEST if low is None else math.ceil(low), math.floor(high))
         return whole
     number = Number()
     number.setDecimals(DIGITS)
     number.setStepType(QDoubleSpinBox.StepType.AdaptiveDecimalStepType)
     low = at_least if above is None else above + 10.0**-DIGITS
-    number.setRange(-LARGEST if low is None else low, LARGEST if at_most is None else at_most)
-    with QSignalBlocker(number):
-        number.setValue(default)
+    number.setRange(-LARGEST if low is None else low, high)
     return number

@@ -82,14 +82,14 @@ class Panel(QWidget):  # type: ignore[misc]
             explanation = job(hear)
             return job, scan.key, explanation, explanation.layers()
 
-        self.result.clear()
+        self._say_result("")
         self._start(f"{self.method.currentText()} of {scan.name}", work, self._explained)
 
     def cancel(self) -> None:
         """End the run between two batches; nothing of it is kept."""
         if self._task is not None:
             self._task.cancel()
-            self.status.setText("Cancelling …")
+            self._say_status("Cancelling …")
 
     def paint(self) -> None:
         """Make a labels layer on the scan, ready to be painted on, and ask about it."""
@@ -112,19 +112,20 @@ class Panel(QWidget):  # type: ignore[misc]
         self.progress.setRange(0, 0)
         self.progress.show()
         self._update()
-        self.status.setText(f"{title} …")
+        self._say_status(f"{title} …")
         self._task.start()
 
     def _progressed(self, done: int, total: int) -> None:
         self.progress.setRange(0, total)
         self.progress.setValue(done)
 
-    def _ended(self, outcome: Any) -> None:
+    def _ended(self) -> None:
+        outcome = None if self._task is None else self._task.outcome
         self._task = None
         self.progress.hide()
         self._update()
         if isinstance(outcome, Cancelled):
-            self.status.setText("Cancelled; nothing was kept.")
+            self._say_status("Cancelled; nothing was kept.")
         elif isinstance(outcome, Exception):
             _say(outcome)
         else:
@@ -147,7 +148,7 @@ class Panel(QWidget):  # type: ignore[misc]
             own |= {"scan": key, "model": explanation.model.hash}
             if own["role"] == "relevance" or not self._has(own):
                 self._viewer.add_layer(Layer.create(data, options, kind))
-        self.result.setText(summary(explanation))
+        self._say_result(summary(explanation))
         for warning in explanation.attribution.warnings:
             show_warning(f"{explanation.attribution.provenance.method}: {warning}.")
 
@@ -223,7 +224,15 @@ class Panel(QWidget):  # type: ignore[misc]
         self._about_model.setText("" if explainer is None else about(explainer.loaded))
         self._about_model.setVisible(explainer is not None)
         if not busy:
-            self.status.setText(missing or "")
+            self._say_status(missing or "")
+
+    def _say_status(self, text: str) -> None:
+        self.status.setText(text)
+        self.status.setVisible(bool(text))
+
+    def _say_result(self, text: str) -> None:
+        self.result.setText(text)
+        self.result.setVisible(bool(text))
 
     # --- made once --------------------------------------------------------------------------
 

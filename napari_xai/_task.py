@@ -27,12 +27,13 @@ class Task(QObject):  # type: ignore[misc]
     """
 
     progressed = Signal(int, int)  # done, total
-    ended = Signal(object)  # the result, or the exception that came instead
+    ended = Signal()
 
     def __init__(self, title: str, work: Callable[[Callable[..., None]], Any]) -> None:
         """Prepare work, which is called with a progress callback; `start` starts it."""
         super().__init__()
         self._title, self._work = title, work
+        self.outcome: Any = None  # once it has ended: the result, or the exception that came instead
         self._shown, self._told = 0, 0.0
         # Napari's task manager names the task when it asks whether to close the window, and then quits the worker.
         self._worker = create_worker(_Named(title, self._run), _start_thread=False)
@@ -60,12 +61,12 @@ class Task(QObject):  # type: ignore[misc]
             with warnings.catch_warnings():
                 # What libraries say to programmers is no notification for a user; a map's own warnings travel with it.
                 warnings.simplefilter("ignore")
-                outcome = self._work(self._hear)
+                self.outcome = self._work(self._hear)
             if self.cancelled:
-                outcome = _cancelled()
+                self.outcome = _cancelled()
         except Exception as error:
-            outcome = error
-        self.ended.emit(outcome)
+            self.outcome = error
+        self.ended.emit()
 
     def _hear(self, done: int, total: int, partial: object = None) -> None:
         """In the worker's thread, between two batches."""

@@ -34,7 +34,8 @@ class ExplainWidget(QWidget):  # type: ignore[misc]
         self._task.ended.connect(self._open)
         self._task.start()
 
-    def _open(self, loaded: Any) -> None:
+    def _open(self) -> None:
+        loaded = self._task.outcome
         if isinstance(loaded, Exception):
             self._label.setText(f"napari-xai cannot be used here: {loaded}")
             return

@@ -18,7 +18,7 @@ def write_layer(path: str, data: Any, meta: Mapping[str, Any]) -> list[str]:
 
     Raises
     ------
-    ExplainError, ExportError : where the layer lies in the patient is unknown, or the file cannot be written.
+    GeometryError, ExportError : where the layer lies in the patient is unknown, or the file cannot be written.
     """
     write_nifti(path, layer_volume(data, meta), overwrite=True)
     return [path]
@@ -32,7 +32,7 @@ def layer_volume(data: Any, meta: Mapping[str, Any]) -> Volume:
 
     Raises
     ------
-    ExplainError : the layer has been cropped or resampled since it was opened.
+    GeometryError : the layer has been cropped or resampled since it was opened.
     ExportError : it is no plain 3D volume, or nothing says where it lies in the patient.
     """
     if meta.get("multiscale") or meta.get("rgb"):

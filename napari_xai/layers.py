@@ -12,8 +12,7 @@ from uuid import uuid4
 import nibabel as nib
 import numpy as np
 
-from napari_xai.errors import ExplainError
-from xai_io import Source, Volume
+from xai_io import GeometryError, ScanError, Source, Volume
 
 __all__ = ["LABELS", "WORLD", "LayerData", "label_layer", "relevance_layers", "scan_layers", "scan_of", "volume_of"]
 
@@ -119,16 +118,16 @@ def volume_of(data: np.ndarray, metadata: Mapping[str, Any]) -> Volume:
 
     Raises
     ------
-    ExplainError : the layer was not made here, or its values have been cropped or resampled since.
+    GeometryError : the layer was not made here, or its values have been cropped or resampled since.
     """
     own = metadata.get("napari_xai")
     if own is None:
-        raise ExplainError("The layer does not say where it lies in the patient: open the scan with napari-xai.")
+        raise GeometryError("The layer does not say where it lies in the patient: open the scan with napari-xai.")
     blank = Volume(np.broadcast_to(np.float32(0), (1, *own["shape"])), np.array(own["affine_ras_mm"]))
     turn = _turn(blank)
     shown = tuple(blank.shape[int(a)] for a in np.argsort(turn[:, 0]))
     if np.shape(data) != shown:
-        raise ExplainError(
+        raise GeometryError(
             f"The layer has the shape {np.shape(data)}, but its grid in the patient has {shown}: "
             "use the layer as it was opened, neither cropped nor resampled."
         )
@@ -146,13 +145,14 @@ def scan_of(layers: Sequence[tuple[np.ndarray, Mapping[str, Any]]]) -> Volume:
 
     Raises
     ------
-    ExplainError : a channel is missing, or as in `volume_of`.
+    ScanError : a channel is missing.
+    GeometryError : as in `volume_of`.
     """
     channels = {metadata["napari_xai"]["channel"]: volume_of(data, metadata) for data, metadata in layers}
     wanted = max(metadata["napari_xai"]["channels"] for _, metadata in layers)
     missing = [str(c) for c in range(wanted) if c not in channels]
     if missing:
-        raise ExplainError(f"The layer of channel {', '.join(missing)} of the scan was removed: open the scan again.")
+        raise ScanError(f"The layer of channel {', '.join(missing)} of the scan was removed: open the scan again.")
     if wanted == 1:
         return channels[0]
     return channels[0].with_data(np.concatenate([channels[c].data for c in range(wanted)]), units=channels[0].units)

@@ -120,16 +120,16 @@ def bent(volumes: lesions.Array, shape: tuple[int, ...], rng: np.random.Generato
 
 
 def patches(batch: Batch, size: int, rng: np.random.Generator) -> Batch:
-    """Cut two cubes that hold a part of the lesion, one anywhere, and one from the clean twin."""
+    """Cut two cubes that hold a part of the lesion and one anywhere, and two from the clean twin."""
     image, mask, label = [], [], []
     for i in range(PAIRS):
         twin = i + PAIRS
         inside = np.argwhere(batch.mask[twin, 0].numpy() > 0)
-        for kind in ("lesion", "lesion", "anywhere", "clean"):
-            source = i if kind == "clean" else twin
+        for kind in ("lesion", "lesion", "anywhere", "clean", "clean anywhere"):
+            source = i if kind.startswith("clean") else twin
             room = np.array(batch.image.shape[2:]) - size
             start = rng.integers(0, room + 1)
-            if kind != "anywhere" and len(inside):
+            if not kind.endswith("anywhere") and len(inside):
                 voxel = inside[rng.integers(len(inside))]
                 start = (voxel - rng.integers(2, size - 2, size=3)).clip(0, room)
             cube = (source, slice(None), *(slice(s, s + size) for s in start))
@@ -196,7 +196,7 @@ def learn_segmenter(network: nn.Module, steps: int) -> None:
     """Learn the mask from cubes of the size that the sliding window has."""
     size = SEGMENTER["inferer"]["roi_size"][0]
     rng = np.random.default_rng([lesions.TRAINING, 1])
-    overlap_and_entropy = DiceCELoss(to_onehot_y=True, softmax=True, include_background=False, batch=True, weight=torch.tensor([1.0, 5.0]))
+    overlap_and_entropy = DiceCELoss(to_onehot_y=True, softmax=True, include_background=False, batch=True, weight=torch.tensor([1.0, 2.0]))
 
     def loss(batch: Batch) -> Tensor:
         cubes = patches(batch, size, rng)
@@ -332,7 +332,7 @@ SEGMENTER: dict[str, Any] = {
         "out_channels": 2,
         "channels": [8, 16, 32, 64],
         "strides": [2, 2, 2],
-        "num_res_units": 1,
+        "num_res_units": 2,
     },
     "preprocessing": PREPROCESSING,
     "inferer": {

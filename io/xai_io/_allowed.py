@@ -109,6 +109,8 @@ def transform(target: str) -> Callable[..., Any] | None:
     def build(keys: str | Sequence[str], **arguments: Any) -> Any:
         if not isinstance(keys, str) and len(keys) > 1:  # with the label that training also had, and that is not there
             arguments["allow_missing_keys"] = True
+        if found.__name__ == "Orientationd":  # the reader's world is RAS+, whatever a tensor's metadata would say
+            arguments.setdefault("labels", (("L", "R"), ("P", "A"), ("I", "S")))
         return found(keys, **{name: value for name, value in arguments.items() if name not in _OURS})
 
     return build

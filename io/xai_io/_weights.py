@@ -73,19 +73,18 @@ def read_weights(path: Path, *, trust: bool) -> dict[str, Any]:
 
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if "Unsupported" not in str(error) and "unsupported" not in str(error):
-            raise ModelError(f"{path} is no file of PyTorch weights, or a damaged one; copy it again.") from error
+    except Exception as error:  # damaged archives fail in many ways
+        if not (isinstance(error, pickle.UnpicklingError) and _wants_code(error)):
+            raise _damaged(path, error) from error
         if not trust:
             raise UntrustedModel(
                 f"{path} holds more than weights and unpickling it would run code; save a plain state_dict, or if you "
                 "trust where it comes from, trust=True runs it."
             ) from error
-        content = torch.load(path, map_location="cpu", weights_only=False)
-    except (RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError, IndexError, OSError) as error:
-        raise ModelError(
-            f"{path} is no file of PyTorch weights, or a damaged one ({_first_line(error)}); copy it again."
-        ) from error
+        try:
+            content = torch.load(path, map_location="cpu", weights_only=False)
+        except Exception as failure:
+            raise _damaged(path, failure) from failure
     if isinstance(content, torch.nn.Module):
         content = content.state_dict()
     for _ in range(3):
@@ -149,6 +148,16 @@ def _records(path: Path) -> set[str]:
             return {name.partition("/")[2] for name in archive.namelist()}
     except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError):
         return set()
+
+
+def _wants_code(error: pickle.UnpicklingError) -> bool:
+    """Whether torch refused a pickle because it names a function or class, not because it is damaged."""
+    return any(words in str(error) for words in ("GLOBAL ", "unrecognized function", "Tried to instantiate"))
+
+
+def _damaged(path: Path, error: Exception) -> ModelError:
+    why = "its pickle breaks off" if isinstance(error, pickle.UnpicklingError) else _first_line(error)
+    return ModelError(f"{path} is no file of PyTorch weights, or a damaged one ({why}); copy it again.")
 
 
 def _first_line(error: BaseException) -> str:

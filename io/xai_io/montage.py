@@ -29,7 +29,7 @@ _FIXED = {"sagittal": 0, "coronal": 1, "axial": 2}  # the axis a plane is perpen
 _LETTERS = ("LR", "PA", "IS")
 _OBLIQUE = 0.2  # share of a direction from which its second letter is worth printing (about 12 degrees)
 _PEAK_MM = 4.0  # the peak is looked for among block means of this size, so that one voxel does not decide
-_CELL, _EDGE, _BAR, _HEAD, _LINE = 2.1, 0.32, 1.25, 0.42, 0.19  # inches
+_CELL, _EDGE, _BAR, _HEAD, _LINE = 2.1, 0.32, 1.4, 0.42, 0.19  # inches
 _TALLEST = 1.5  # of a panel, over its width
 _DPI = 120
 _INK, _DIM = "#f2f2f2", "#a8a8a8"
@@ -125,7 +125,7 @@ def slices(scan: Volume, relevance: Volume, plane: Plane, columns: int) -> list[
         here[fixed] = index
         letters = [_letters(affine[:3, axis]) for axis in (across, up)]
         # High index (right, front, top) comes first on the picture: both axes are turned round.
-        picture = [np.take(volume, index, axis=fixed)[::-1, ::-1].T for volume in (grey, values)]
+        picture = [np.moveaxis(volume, fixed, 0)[index, ::-1, ::-1].T for volume in (grey, values)]
         panels.append(
             Panel(
                 scan=picture[0],
@@ -141,16 +141,26 @@ def slices(scan: Volume, relevance: Volume, plane: Plane, columns: int) -> list[
 
 def _peak(values: npt.NDArray[Any], spacing: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
     """Index of the strongest voxel in the block of a few mm whose mean is strongest, whatever its sign."""
-    means = np.nan_to_num(values)
+    means = values if np.isfinite(values.sum()) else np.nan_to_num(values)
     blocks = [max(1, round(_PEAK_MM / mm)) for mm in spacing.tolist()]
     for axis, block in enumerate(blocks):
-        means = np.add.reduceat(means, np.arange(0, values.shape[axis], block), axis=axis)
+        means = _summed(means, axis, block)
     if not means.any():
         return np.array(values.shape) // 2
     start = [n * block for n, block in zip(np.unravel_index(np.abs(means).argmax(), means.shape), blocks, strict=True)]
     inside = np.abs(values[tuple(slice(s, s + b) for s, b in zip(start, blocks, strict=True))])
     within = np.unravel_index(np.nan_to_num(inside).argmax(), inside.shape)
     return np.array(start, dtype=np.int64) + np.array(within, dtype=np.int64)
+
+
+def _summed(values: npt.NDArray[Any], axis: int, block: int) -> npt.NDArray[Any]:
+    """Sums of every `block` neighbours along an axis; the last may be fewer."""
+    values = np.moveaxis(values, axis, 0)
+    total = values[::block].copy(order="K")
+    for offset in range(1, block):
+        part = values[offset::block]
+        total[: len(part)] += part
+    return np.moveaxis(total, 0, axis)
 
 
 def _indices(count: int, peak: int, columns: int) -> list[int]:
@@ -207,8 +217,8 @@ def _figure(
             _draw(axes(_EDGE + column * _CELL + 0.02, top, _CELL - 0.04, high), panel, display, first=column == 0)
         top += high + _HEAD - 0.16
     bar_high = min(3.2, text_top - 1.1)
-    bar = axes(width - _BAR + 0.18, (text_top - bar_high) / 2 + 0.1, 0.2, bar_high)
-    _draw_bar(bar, display, signed=signed)
+    bar = axes(width - _BAR + 0.35, (text_top - bar_high) / 2 + 0.1, 0.2, bar_high)
+    _draw_bar(bar, display, bar_high, signed=signed)
     for n, (line, color) in enumerate(lines):
         _write(
             figure,
@@ -269,7 +279,7 @@ def _mark(box: Axes, x: float, y: float, letter: str, ha: str, va: str) -> None:
     )  # fmt: skip
 
 
-def _draw_bar(bar: Axes, display: Display, *, signed: bool) -> None:
+def _draw_bar(bar: Axes, display: Display, high: float, *, signed: bool) -> None:
     """Colour bar on the grey it will mostly lie on, with limits, zero and threshold."""
     table = display.table()
     table = table if signed else table[len(table) // 2 :]
@@ -279,7 +289,7 @@ def _draw_bar(bar: Axes, display: Display, *, signed: bool) -> None:
     ticks = [(display.limit, f"{display.limit:.2g}"), (0.0, "0"), (display.threshold, f"{display.threshold:.2g}")]
     if signed:
         ticks += [(-display.limit, f"−{display.limit:.2g}"), (-display.threshold, f"−{display.threshold:.2g}")]
-    if display.threshold < 0.04 * (display.limit - low):
+    if display.threshold / (display.limit - low) * high < 0.13:  # inches: the words would run into the zero
         ticks = [tick for tick in ticks if abs(tick[0]) != display.threshold]
     for value, words in ticks:
         bar.plot([1.0, 1.25], [value, value], color=_INK, linewidth=1, clip_on=False)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from monai.networks.nets import BasicUNet, DenseNet, SegResNet, UNet, ViT
+from monai.networks.nets import BasicUNet, DenseNet, SegResNet, UNet
 from torch import Tensor, nn
 
 from methods3d import Target
@@ -134,7 +134,6 @@ MAKERS: dict[str, Callable[..., nn.Module]] = {
     "segresnet": lambda c=1, k=2: SegResNet(3, 8, c, k, blocks_down=(1, 1), blocks_up=(1,), num_groups=4),
     "basicunet": lambda c=1, k=2: BasicUNet(3, c, k, features=(4, 4, 4, 4, 4, 4)),
     "densenet": lambda c=1, k=3: DenseNet(3, c, k, init_features=4, growth_rate=4, block_config=(2, 2), bn_size=2),
-    "vit": lambda c=1, k=3: ViT(c, (16, 16, 16), (8, 8, 8), 12, 16, 1, 2, classification=True, num_classes=k),
     "gated": GatedNet,
     "tokens": TokenNet,
     "smooth": SmoothNet,

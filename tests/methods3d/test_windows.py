@@ -113,9 +113,7 @@ def test_how_many_windows_run_at_once_changes_nothing(make, volume, targets, reg
     net, x = make("unet", 2), volume(2, 2, 16, 16, 20)
     mask = region(x.shape[2:], (0, 8), (4, 12), (4, 16))
     for target in (RegionScore(1, mask), targets.SoftRegion(mask)):
-        one, many = (
-            method(WindowedModel(net, (16, 16, 12), sw_batch_size=n, overlap=0.5), x, target) for n in (1, 7)
-        )
+        one, many = (method(WindowedModel(net, (16, 16, 12), sw_batch_size=n, overlap=0.5), x, target) for n in (1, 7))
         # Convolutions of other batch sizes sum in another order.
         torch.testing.assert_close(one.values, many.values, rtol=1e-9, atol=1e-11)
 

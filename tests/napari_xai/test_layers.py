@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 
 from napari_xai._writer import layer_volume
-from napari_xai.errors import ExplainError
 from napari_xai.layers import WORLD, label_layer, relevance_layers, scan_layers, scan_of, volume_of
-from xai_io import ExportError, Source, Volume, read_volume, write_nifti
+from xai_io import ExportError, GeometryError, ScanError, Source, Volume, read_volume, write_nifti
 
 napari = pytest.importorskip("napari", reason="needs the gui extra")
 from napari.components import ViewerModel  # noqa: E402
@@ -74,19 +73,19 @@ def test_volumes_are_not_mirrored(axes, tilt, angles):
     viewer = ViewerModel(ndisplay=3)
     layer = viewer.add_layer(Layer.create(*scan_layers(glove(axes, tilt))[0]))
     camera = viewer.scene.camera
+    assert camera.orientation == ("towards", "down", "right")  # at rest the axes point so; a right-handed frame
+    assert camera.handedness == "right"
     camera.angles = angles
     up, towards = np.array(camera.up_direction), -np.array(camera.view_direction)
-    # The camera's own words for what lies to its right at rest: the last axis, as `orientation` says.
-    assert camera.orientation == ("towards", "down", "right")
-    at_rest = type(camera)()
-    rest_frame = np.array([[0, 0, 1], at_rest.up_direction, -np.array(at_rest.view_direction)])
-    handed = np.linalg.det(rest_frame)
-    right = handed * np.cross(up, towards) / np.linalg.det([np.cross(up, towards), up, towards])
+    right = np.cross(up, towards)
     body = shown(layer, BODY)
     arms = np.array([shown(layer, arm) - body for arm in ARMS])
     on_screen = arms @ np.array([right, up, towards]).T
-    # right x anterior = superior in the patient; so it has to be in (screen right, screen up, towards the viewer).
+    # Right, front and top of the patient make a right-handed frame; so they have to on the screen.
     assert np.linalg.det(on_screen) > 0
+    if angles == (0, 0, 0):  # seen from the feet, as axial slices are
+        assert on_screen[0, 0] < 0 < on_screen[1, 1]
+        assert on_screen[2, 2] < 0
 
 
 def test_world_is_the_patient_turned_not_mirrored():
@@ -165,15 +164,15 @@ def test_a_scan_is_put_together_from_its_channels():
     scan = scan.with_data(np.concatenate([scan.data, scan.data + 1, scan.data + 2]))
     layers = [(data, options["metadata"]) for data, options, _ in scan_layers(scan)]
     assert np.array_equal(scan_of(layers[::-1]).data, scan.data)
-    with pytest.raises(ExplainError, match=r"channel 0, 1 of the scan was removed"):
+    with pytest.raises(ScanError, match=r"channel 0, 1 of the scan was removed"):
         scan_of(layers[2:])
 
 
 def test_a_layer_that_was_cropped_is_refused():
     data, options, _ = scan_layers(glove("LPS"))[0]
-    with pytest.raises(ExplainError, match="neither cropped nor resampled"):
+    with pytest.raises(GeometryError, match="neither cropped nor resampled"):
         volume_of(data[1:], options["metadata"])
-    with pytest.raises(ExplainError, match="open the scan with napari-xai"):
+    with pytest.raises(GeometryError, match="open the scan with napari-xai"):
         volume_of(data, {})
 
 

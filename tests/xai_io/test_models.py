@@ -69,6 +69,11 @@ def test_preprocessing_runs_as_monai_would_run_it(tmp_path, bundle):
     assert torch.equal(mine["image"], theirs["image"]) and torch.equal(mine["image"].affine, theirs["image"].affine)
 
 
+def test_loading_warns_of_nothing(tmp_path, bundle, recwarn):
+    load_model(bundle(tmp_path / "b"))
+    assert [str(warning.message) for warning in recwarn if "monai" in str(warning.filename)] == []
+
+
 def test_loading_does_not_touch_the_random_state(tmp_path, bundle):
     path = bundle(tmp_path / "b")
     torch.manual_seed(7)

@@ -141,7 +141,7 @@ def test_components_need_the_allow_list():
             Resolver({"x": {**unet, **extra}}).value("x", network)
     assert Resolver({"x": {**unet, "_disabled_": "@off"}, "off": True}).value("x", network) is None
     with pytest.raises(ModelError, match="cannot be built"):
-        Resolver({"x": {**unet, "strides": [2, 2, 2]}}).value("x", network)
+        Resolver({"x": {**unet, "strides": []}}).value("x", network)
 
 
 @pytest.mark.parametrize(
@@ -160,6 +160,11 @@ def test_components_need_the_allow_list():
 def test_transforms_that_call_read_or_write_are_not_built(target):
     with pytest.raises(UntrustedModel):
         Resolver({"x": {"_target_": target, "keys": "image"}}).value("x", transform)
+
+
+def test_arguments_that_monai_has_dropped_are_dropped():
+    config = {"_target_": "SwinUNETR", "img_size": [32] * 3, "in_channels": 1, "out_channels": 2, "feature_size": 12}
+    assert type(Resolver({"x": config}).value("x", network)).__name__ == "SwinUNETR"
 
 
 def test_networks_never_fetch_weights():

@@ -1,0 +1,224 @@
+"""LRP's account closes on any network: relevance plus what was absorbed, by cause, is the score."""
+
+import itertools
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from methods3d import (
+    LRP,
+    ClassMargin,
+    ClassScore,
+    InputXGradient,
+    PredictedRegion,
+    Regression,
+    TorchModel,
+    UnsupportedModelError,
+    WindowedModel,
+)
+
+CLASSIFIERS = ("densenet", "tokens", "plain", "smooth_classifier")
+VOXELWISE = ("unet", "segresnet", "basicunet", "gated")
+OPTIONS = [
+    LRP(),
+    LRP(gamma=0.0, bias="absorb"),
+    LRP(gamma=0.0, epsilon=0.1),
+    LRP(gamma=1.0, epsilon=1e-3, bias="absorb"),
+    LRP(gamma=10.0, epsilon=0.0),
+]
+
+
+def question(name: str) -> Any:
+    return ClassScore(1) if name in CLASSIFIERS else PredictedRegion(1)
+
+
+def size_for(name: str) -> int:
+    return 32 if name == "basicunet" else 16
+
+
+def account(found: Any) -> Any:
+    return found.values.flatten(1).sum(1) + sum(found.absorbed.values())
+
+
+@pytest.mark.parametrize("method", OPTIONS, ids=str)
+@pytest.mark.parametrize("name", [*CLASSIFIERS, *VOXELWISE])
+def test_relevance_and_what_was_absorbed_is_the_score(make, volume, name, method):
+    n = size_for(name)
+    x = volume(1 if name == "basicunet" else 2, 1, n, n, n)
+    model = TorchModel(make(name))
+    found = method(model, x, question(name))
+    size = found.scores.abs() + sum(kept.abs() for kept in found.absorbed.values())
+    # float64; the tolerance is relative to the largest entry of the account, since entries may cancel.
+    assert bool(((account(found) - found.scores).abs() <= 1e-9 * size).all())
+    torch.testing.assert_close(found.gap, found.scores - account(found), rtol=0, atol=1e-8 * size.max().item())
+    assert not [w for w in found.warnings if "rule" in w or "gap" in w]
+
+
+@pytest.mark.parametrize("method", OPTIONS[:4], ids=str)
+@pytest.mark.parametrize("name", ["unet", "segresnet", "gated"])
+@pytest.mark.parametrize("cval", [0.0, 0.7])
+def test_the_account_closes_in_windows_too(make, volume, targets, name, method, cval):
+    x = volume(2, 1, 20, 12, 16)  # smaller than the window along j: what the padding holds is booked
+    model = WindowedModel(make(name), 16, overlap=0.5, cval=cval)
+    for target in (PredictedRegion(1), targets.SoftRegion(torch.ones(20, 12, 16))):
+        found = method(model, x, target)
+        size = found.scores.abs() + sum(kept.abs() for kept in found.absorbed.values())
+        assert bool(((account(found) - found.scores).abs() <= 1e-9 * size).all())
+        assert bool((found.absorbed["padding"].abs() > 1e-9).all()) == (cval != 0)
+        # Linear targets hand on all of the score, a squared probability does not.
+        assert bool((found.absorbed["target"].abs() > 1e-6).all()) == (not target.linear)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.25])
+@pytest.mark.parametrize("name", ["densenet", "unet", "segresnet", "basicunet", "plain"])
+def test_without_constants_the_sum_alone_conserves(make, volume, clean, name, gamma):
+    n = size_for(name)
+    x = volume(1, 1, n, n, n)
+    found = LRP(gamma=gamma)(TorchModel(clean(make(name))), x, question(name))
+    # What is left is the stabiliser: 1e-6 of a root mean square a layer.
+    torch.testing.assert_close(found.values.flatten(1).sum(1), found.scores, rtol=2e-4, atol=0)
+    assert set(found.absorbed) <= {"stabiliser", "norm", "bias", "target", "activation"}
+    for cause, kept in found.absorbed.items():
+        assert cause == "stabiliser" or bool((kept.abs() < 1e-12).all())
+    exact = LRP(gamma=gamma, epsilon=0.0)(TorchModel(clean(make(name))), x, question(name))
+    torch.testing.assert_close(exact.values.flatten(1).sum(1), exact.scores, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("name", [*CLASSIFIERS, *VOXELWISE])
+def test_the_network_computes_the_same_inside_the_mode(make, volume, targets, name):
+    n = size_for(name)
+    x = volume(1, 1, n, n, n)
+    model = TorchModel(make(name))
+    y = model.output(x)
+    inside = []
+
+    class Seen(targets.Weighted):
+        def __call__(self, output: Any) -> Any:
+            inside.append(output.detach())
+            return super().__call__(output)
+
+    for method in OPTIONS:
+        method(model, x, Seen(torch.ones_like(y)))
+        # 1e-12 of the output's size: as many digits as float64 has after a few hundred terms.
+        torch.testing.assert_close(inside.pop(), y, rtol=0, atol=1e-12 * y.abs().max().item())
+
+
+def test_epsilon_zero_is_input_times_gradient_where_the_network_is_piecewise_linear(make, volume):
+    """Ancona et al. 2018, prop. 1: with biases absorbed, LRP-epsilon at epsilon 0 is gradient times input."""
+    x = volume(2, 1, 16, 16, 16)
+    for name in ("plain", "densenet"):
+        model = TorchModel(make(name))
+        ours = LRP(gamma=0.0, epsilon=0.0, bias="absorb")(model, x, ClassScore(2))
+        theirs = InputXGradient()(model, x, ClassScore(2))
+        torch.testing.assert_close(ours.values, theirs.values, rtol=1e-9, atol=1e-12)
+
+
+# --- by cause ---
+
+
+def test_a_bias_whose_inputs_are_all_zero_is_booked_exactly(volume, targets):
+    net = nn.Conv3d(1, 2, 3, padding=1).double()
+    x = torch.zeros(1, 1, 6, 6, 6, dtype=torch.float64)
+    x[..., 0, 0, 0] = 1.0  # reaches only the first corner
+    weights = torch.ones(1, 2, 6, 6, 6, dtype=torch.float64)
+    weights[..., :2, :2, :2] = 0
+    for bias in ("spread", "absorb"):
+        found = LRP(bias=bias)(TorchModel(net), x, targets.Weighted(weights))
+        booked = (weights * net.bias.detach().view(1, 2, 1, 1, 1)).sum()
+        # The stabiliser takes 1e-6 of a root mean square from each output.
+        torch.testing.assert_close(found.absorbed["bias"][0], booked, rtol=1e-5, atol=1e-9)
+        assert found.values.abs().max() == 0
+        assert any("zero everywhere" in w for w in found.warnings)
+
+
+def test_a_norms_shift_is_booked_exactly(volume, targets):
+    norm = nn.BatchNorm3d(2).double()
+    with torch.no_grad():
+        norm.running_mean.copy_(torch.tensor([0.5, -2.0]))
+        norm.running_var.copy_(torch.tensor([4.0, 0.25]))
+        norm.bias.copy_(torch.tensor([1.0, 3.0]))
+        norm.eps = 0.0
+    x = volume(2, 2, 4, 4, 4)
+    found = LRP()(TorchModel(norm), x, targets.Weighted(torch.ones(2, 4, 4, 4)))
+    shift = 64 * ((1.0 - 0.5 / 2) + (3.0 + 2.0 / 0.5))
+    torch.testing.assert_close(found.absorbed["norm"], torch.full((2,), shift, dtype=torch.float64))
+    torch.testing.assert_close(found.values[:, 1], x[:, 1] / 0.5)
+
+
+def test_a_constant_that_is_added_or_concatenated_is_booked_exactly(volume, targets):
+    class Constants(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.none = nn.Parameter(torch.zeros(1))  # says which precision to run in
+
+        def forward(self, x: Any) -> Any:
+            return torch.cat([x + 2, torch.full_like(x, 3.0)], 1)
+
+    x = volume(2, 1, 4, 4, 4)
+    found = LRP()(TorchModel(Constants().double()), x, targets.Weighted(torch.ones(2, 4, 4, 4)))
+    torch.testing.assert_close(found.absorbed["constant"], torch.full((2,), 64 * 5.0, dtype=torch.float64))
+    torch.testing.assert_close(found.values, x)
+
+
+def test_what_the_target_kept_is_booked(make, volume):
+    model, x = TorchModel(make("plain")), volume(2, 1, 16, 16, 16)
+    found = LRP()(model, x, Regression(1, reference=3.0))
+    torch.testing.assert_close(found.absorbed["target"], torch.full((2,), -3.0, dtype=torch.float64))
+
+
+# --- laws ---
+
+
+def test_lrp_is_linear_in_the_target(make, volume, targets):
+    """Relevance is propagated by a linear map, whatever the network."""
+    model, x = TorchModel(make("unet")), volume(1, 1, 16, 16, 16)
+    a, b = volume(1, 2, 16, 16, 16, seed=3), volume(1, 2, 16, 16, 16, seed=4)
+    of = {key: LRP()(model, x, targets.Weighted(w)).values for key, w in {"a": a, "b": b, "c": 2 * a - b}.items()}
+    # The networks' relevance is a sum of terms far larger than itself.
+    torch.testing.assert_close(of["c"], 2 * of["a"] - of["b"], rtol=0, atol=1e-9 * of["a"].abs().max().item())
+
+
+def test_a_margin_is_the_difference_of_its_scores(make, volume):
+    model, x = TorchModel(make("densenet")), volume(1, 1, 16, 16, 16)
+    margin, one, other = (LRP()(model, x, t).values for t in (ClassMargin(0, 2), ClassScore(0), ClassScore(2)))
+    torch.testing.assert_close(margin, one - other, rtol=0, atol=1e-10 * one.abs().max().item())
+
+
+def test_gamma_keeps_relevance_within_bounds(make, volume, clean):
+    """Why it was made: with a strong gamma the sum of |R| stays near the score, where the gradient's explodes."""
+    model, x = TorchModel(clean(make("plain"))), volume(1, 1, 16, 16, 16).abs()
+    size = {m.gamma: float(m(model, x, ClassScore(0)).values.abs().sum()) for m in (LRP(gamma=0.0), LRP(gamma=100.0))}
+    assert size[100.0] < size[0.0]
+
+
+# --- what it says when it cannot ---
+
+
+class Odd(nn.Module):
+    """An exponential, and a product of two activations."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv3d(1, 2, 1), nn.Conv3d(1, 2, 1)
+
+    def forward(self, x: Any) -> Any:
+        return torch.exp(self.a(x)) + self.a(x) * self.b(x)
+
+
+def test_functions_without_a_rule_are_named_in_the_warnings(volume):
+    found = LRP()(TorchModel(Odd().double()), volume(1, 1, 8, 8, 8), PredictedRegion(0, by=0.1))
+    assert "no rule covers exp, mul: plain gradients were used there" in found.warnings
+    windowed = LRP()(WindowedModel(Odd().double(), 4), volume(1, 1, 8, 8, 8), PredictedRegion(0, by=0.1))
+    assert any("exp, mul" in w for w in windowed.warnings)
+
+
+def test_torchscript_is_refused_in_one_sentence(make, volume):
+    script = torch.jit.script(make("plain"))
+    with pytest.raises(UnsupportedModelError, match=r"^A TorchScript model does not allow .*itself\.$"):
+        LRP()(TorchModel(script), volume(1, 1, 16, 16, 16), ClassScore(0))
+
+
+def test_settings_are_data():
+    assert len({LRP(gamma=g, bias=b) for g, b in itertools.product((0.0, 0.25), ("spread", "absorb"))}) == 4

@@ -1,0 +1,356 @@
+"""The plugin in a real napari window: open, ask, run, cancel, go wrong, close.
+
+Pictures go to the folder that NAPARI_XAI_SCREENSHOTS names, or to pytest's own temporary folder.
+"""
+
+import os
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from napari_xai.layers import scan_layers
+from napari_xai.samples import sample
+from xai_io import Volume, read_volume, write_nifti
+
+napari = pytest.importorskip("napari", reason="needs the gui extra")
+from napari.layers import Image, Labels, Layer  # noqa: E402
+from napari.utils.notifications import notification_manager  # noqa: E402
+from qtpy.QtCore import Qt, QTimer  # noqa: E402
+
+pytestmark = pytest.mark.gui
+LATE = 0.2  # seconds that the event loop may be held up in mid-run
+
+
+@pytest.fixture(scope="session", autouse=True)
+def display():
+    """A display: the one there is, or a virtual one, which ends when the last window's application does."""
+    if os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY") or os.name == "nt":
+        return
+    if shutil.which("Xvfb") is None:
+        pytest.skip("there is no display and no Xvfb")
+    read, write = os.pipe()
+    screen = ["-screen", "0", "1600x1000x24", "-nolisten", "tcp", "-terminate"]
+    subprocess.Popen(["Xvfb", "-displayfd", str(write), *screen], pass_fds=[write], stderr=subprocess.DEVNULL)
+    os.environ["DISPLAY"] = f":{os.read(read, 16).decode().strip()}"
+
+
+@pytest.fixture
+def viewer(make_napari_viewer):
+    notification_manager.records.clear()
+    viewer = make_napari_viewer(show=True)
+    viewer.window._qt_window.resize(1300, 900)
+    return viewer
+
+
+@pytest.fixture
+def panel(viewer, qtbot):
+    _, widget = viewer.window.add_plugin_dock_widget("napari-xai", "Explain")
+    qtbot.waitUntil(lambda: widget.panel is not None, timeout=60_000)
+    yield widget.panel
+    widget.panel.cancel()
+    qtbot.waitUntil(lambda: widget.panel._task is None, timeout=60_000)
+
+
+def load(panel, qtbot, path):
+    panel.choose_model(path)
+    qtbot.waitUntil(lambda: panel._task is None, timeout=60_000)
+
+
+def run(panel, qtbot):
+    """Press Run and wait for the end."""
+    qtbot.mouseClick(panel.run_button, Qt.MouseButton.LeftButton)
+    assert panel._task is not None
+    qtbot.waitUntil(lambda: panel._task is None, timeout=120_000)
+
+
+def choose(panel, method, **settings):
+    panel.method.setCurrentIndex(panel.method.findData(method))
+    panel.form.set(**settings)
+
+
+def said(severity):
+    return [str(record.message) for record in notification_manager.records if str(record.severity) == severity]
+
+
+def small(scan, name="scan"):
+    return [Layer.create(*layer) for layer in scan_layers(scan, name)]
+
+
+def relevance(viewer):
+    return [x for x in viewer.layers if x.metadata.get("napari_xai", {}).get("role") == "relevance"]
+
+
+class Clock:
+    """How late the event loop comes to a timer that is due every 10 ms."""
+
+    def __init__(self):
+        self.latest, self._last = 0.0, time.perf_counter()
+        self._timer = QTimer()
+        self._timer.timeout.connect(self._tick)
+        self._timer.start(10)
+
+    def _tick(self):
+        now = time.perf_counter()
+        self.latest, self._last = max(self.latest, now - self._last - 0.01), now
+
+    def stop(self):
+        self._timer.stop()
+        return self.latest
+
+
+def test_a_sample_is_explained(viewer, panel, qtbot, tmp_path):
+    viewer.open_sample("napari-xai", "brain_lesion")
+    (scan,) = viewer.layers
+    assert viewer.dims.axis_labels == ("S-I", "A-P", "R-L")
+    assert panel.status.text() == "Choose a model first."
+    assert not panel.run_button.isEnabled()
+
+    panel.model.setCurrentIndex(panel.model.findText("Lesion classifier (sample)"))
+    panel.model.activated.emit(panel.model.currentIndex())
+    qtbot.waitUntil(lambda: panel._task is None, timeout=60_000)
+    assert panel.run_button.isEnabled(), panel.status.text()
+    run(panel, qtbot)
+
+    assert viewer.layers[0] is scan
+    (found,) = list(viewer.layers)[1:]
+    assert isinstance(found, Image)
+    for place in ("units", "axis_labels"):
+        assert getattr(found, place) == getattr(scan, place)
+    assert np.array_equal(found.affine.affine_matrix, scan.affine.affine_matrix)
+    assert found.data.shape == scan.data.shape
+    low, high = found.contrast_limits
+    assert low == -high
+    assert found.colormap.map(np.array([0.5]))[0, 3] == 0
+    assert found.name.startswith("lrp: why ")
+    assert found.metadata["napari_xai"]["provenance"]["method"] == "lrp"
+    assert "Score" in panel.result.text()
+    assert said("error") == []
+
+    # The hottest voxel lies in the lesion, and the picture shows its slice.
+    truth = scan_layers(read_volume(sample("volumes/brain_lesion_mask.nii.gz")))[0][0]
+    peak = np.unravel_index(np.argmax(found.data), found.data.shape)
+    nearest = np.abs(np.argwhere(truth > 0) - peak).max(1).min()
+    assert nearest <= 2
+    viewer.dims.set_point(0, scan.data_to_world(peak)[0])
+    choose(panel, "saliency")
+    choose(panel, "lrp")
+    qtbot.wait(300)
+    folder = Path(os.environ.get("NAPARI_XAI_SCREENSHOTS", tmp_path))
+    picture = viewer.screenshot(str(folder / "explain_widget.png"), canvas_only=False, flash=False)
+    assert picture.std() > 20
+
+    run(panel, qtbot)
+    assert len(viewer.layers) == 3  # another layer of its own, and no second scan
+
+
+def test_a_region_of_a_segmentation_is_explained(viewer, panel, qtbot, segmenter, scan):
+    viewer.add_layer(small(scan)[0])
+    load(panel, qtbot, segmenter)
+    assert panel.question.labels is None
+    panel.paint()
+    labels = viewer.layers[-1]
+    assert isinstance(labels, Labels)
+    labels.data[np.asarray(viewer.layers[0].data) > 90] = labels.selected_label
+    choose(panel, "input-x-gradient")
+    panel.question.choose(target=1, labels=labels)
+    labels.name = "my region"  # the choice outlives its name
+    run(panel, qtbot)
+    assert said("error") == []
+    (found,) = relevance(viewer)
+    assert "why 'lesion' (class 1) in a region of" in found.name
+    (prediction,) = [x for x in viewer.layers if x.metadata["napari_xai"]["role"] == "prediction"]
+    assert not prediction.visible
+    assert np.array_equal(prediction.affine.affine_matrix, found.affine.affine_matrix)
+    run(panel, qtbot)
+    assert len(relevance(viewer)) == 2
+    assert len([x for x in viewer.layers if x.metadata["napari_xai"]["role"] == "prediction"]) == 1
+
+    labels.selected_label = 0
+    panel.run()
+    labels.selected_label = 7
+    panel.run()
+    background, empty = said("error")
+    assert "is background" in background
+    assert "is empty" in empty
+
+
+def test_a_run_is_cancelled_and_never_holds_up_the_window(viewer, panel, qtbot, record_property):
+    viewer.open_sample("napari-xai", "brain_lesion")
+    load(panel, qtbot, sample("bundles/lesion_classifier"))
+    choose(panel, "occlusion", size=6.0, stride=3.0, batch=2)
+    seen = []
+    qtbot.mouseClick(panel.run_button, Qt.MouseButton.LeftButton)
+    panel._task.progressed.connect(lambda done, total: seen.append((done, total)))
+    qtbot.waitUntil(lambda: len(seen) > 3, timeout=60_000)
+    clock = Clock()
+    for slice_ in (20, 40, 60, 30):
+        viewer.dims.set_current_step(0, slice_)
+        qtbot.wait(500)
+    late = clock.stop()
+    assert panel.progress.maximum() == seen[-1][1] > 1000
+    assert 0 < panel.progress.value() < panel.progress.maximum()
+    assert not panel.run_button.isEnabled()
+    asked = time.perf_counter()
+    qtbot.mouseClick(panel.cancel_button, Qt.MouseButton.LeftButton)
+    qtbot.waitUntil(lambda: panel._task is None, timeout=20_000)
+    took = time.perf_counter() - asked
+    record_property("latest_ms", round(late * 1000))
+    record_property("cancelled_after_ms", round(took * 1000))
+    assert panel.status.text() == "Cancelled; nothing was kept."
+    assert len(viewer.layers) == 1
+    assert said("error") == []
+    assert panel.run_button.isEnabled()
+    assert took < 5
+    assert late < LATE, f"the event loop was held up for {late * 1000:.0f} ms"
+
+
+def test_the_activity_dock_cancels_too(viewer, panel, qtbot, classifier, scan):
+    viewer.add_layer(small(scan)[0])
+    load(panel, qtbot, classifier)
+    choose(panel, "occlusion", size=6.0, stride=2.0, batch=1)
+    qtbot.mouseClick(panel.run_button, Qt.MouseButton.LeftButton)
+    qtbot.waitUntil(lambda: panel.progress.value() > 0, timeout=60_000)
+    panel._task._activity.cancel()  # what its button does
+    qtbot.waitUntil(lambda: panel._task is None, timeout=20_000)
+    assert panel.status.text() == "Cancelled; nothing was kept."
+    assert len(viewer.layers) == 1
+
+
+def test_closing_the_window_ends_the_run(viewer, panel, qtbot, classifier, scan):
+    viewer.add_layer(small(scan)[0])
+    load(panel, qtbot, classifier)
+    choose(panel, "occlusion", size=6.0, stride=1.0, batch=1)
+    qtbot.mouseClick(panel.run_button, Qt.MouseButton.LeftButton)
+    qtbot.waitUntil(lambda: panel.progress.value() > 0, timeout=60_000)
+    worker = panel._task._worker
+    viewer.close()
+    qtbot.waitUntil(lambda: not worker.is_running, timeout=20_000)
+    qtbot.wait(100)
+    assert said("error") == []
+
+
+def test_closing_the_dock_ends_the_run(viewer, panel, qtbot, classifier, scan):
+    viewer.add_layer(small(scan)[0])
+    load(panel, qtbot, classifier)
+    choose(panel, "occlusion", size=6.0, stride=1.0, batch=1)
+    qtbot.mouseClick(panel.run_button, Qt.MouseButton.LeftButton)
+    qtbot.waitUntil(lambda: panel.progress.value() > 0, timeout=60_000)
+    viewer.window.remove_dock_widget(panel.parent())
+    qtbot.waitUntil(lambda: panel._task is None, timeout=20_000)
+    assert len(viewer.layers) == 1
+
+
+def test_what_is_wrong_is_said_once_and_without_a_traceback(
+    viewer, panel, qtbot, classifier, scan, tmp_path, capfd, monkeypatch
+):
+    panel.run()
+    assert "Open a scan first" in said("error")[-1]
+    viewer.add_layer(small(scan)[0])
+    panel.run()
+    assert said("error")[-1] == "Choose a model first."
+    load(panel, qtbot, tmp_path / "gone")
+    assert "gone does not exist" in said("error")[-1]
+    assert "is not loaded" in panel.status.text()
+    load(panel, qtbot, classifier)
+    assert panel.run_button.isEnabled()
+
+    for layer in small(scan.with_data(np.concatenate([scan.data, scan.data])), "two"):
+        viewer.add_layer(layer)
+    panel.scan.setCurrentText("two")
+    assert "The scan has 2 channel(s), but the model takes 1 (T1)" in panel.status.text()
+    assert not panel.run_button.isEnabled()
+    panel.run()
+    assert "2 channel(s)" in said("error")[-1]
+
+    panel.scan.setCurrentText("scan")
+    choose(panel, "grad-cam", layer="nowhere")
+    run(panel, qtbot)
+    assert "'nowhere'" in said("error")[-1]
+
+    def broken(*_, **__):
+        raise KeyError("surprise")
+
+    choose(panel, "saliency")
+    monkeypatch.setattr(type(panel.session.explainer), "explain", broken)
+    run(panel, qtbot)
+    assert said("error")[-1] == "Something went wrong that was not expected: KeyError: 'surprise'"
+    assert len(said("error")) == 6
+    assert "Traceback" not in "".join(capfd.readouterr())
+    assert relevance(viewer) == []
+
+
+def test_a_silent_failure_becomes_a_warning(viewer, panel, qtbot, classifier, scan):
+    viewer.add_layer(small(scan)[0])
+    load(panel, qtbot, classifier)
+    choose(panel, "integrated-gradients", steps=1, baseline=-50.0)
+    run(panel, qtbot)
+    assert any("completeness gap" in warning for warning in said("warning"))
+    assert "⚠ The completeness gap" in panel.result.text()
+
+
+def test_every_method_has_a_form_that_gives_back_its_defaults(viewer, panel):
+    from methods3d import methods
+
+    for name, kind in methods().items():
+        choose(panel, name)
+        assert kind(**panel.form.values) == kind()
+    choose(panel, "occlusion", fill=0.5, unit="voxel")
+    assert panel.form.values["fill"] == 0.5
+    assert panel.form.values["unit"] == "voxel"
+
+
+def test_saving_from_the_viewer(viewer, scan, tmp_path):
+    write_nifti(tmp_path / "scan.nii", scan)
+    (layer,) = viewer.open(str(tmp_path / "scan.nii"), plugin="napari-xai")
+    assert viewer.layers.save(str(tmp_path / "copy.nii.gz"), plugin="napari-xai") == [str(tmp_path / "copy.nii.gz")]
+    copy = read_volume(tmp_path / "copy.nii.gz")
+    assert np.array_equal(copy.data, scan.data)
+    assert np.allclose(copy.affine, scan.affine, atol=1e-5)
+    assert "(oblique)" in layer.axis_labels[0]
+
+
+@pytest.mark.parametrize("axes", ["LPS", "RAS", "PSR"])
+def test_pixels_show_the_hand_that_the_patient_has(viewer, qtbot, axes):
+    """Rendered, not computed: which of two coloured balls is on the left, on top, and nearer to the viewer."""
+    linear = {"LPS": np.diag([-1.0, -1, 1]), "RAS": np.eye(3), "PSR": np.array([[0.0, 0, 1], [-1, 0, 0], [0, 1, 0]])}
+    affine = np.eye(4)
+    affine[:3, :3] = linear[axes]
+    affine[:3, 3] = -affine[:3, :3] @ (15.0, 15, 15)
+    centres = np.stack(np.meshgrid(*[np.arange(31)] * 3, indexing="ij"), -1) @ affine[:3, :3].T + affine[:3, 3]
+
+    def ball(*centre):
+        inside = np.linalg.norm(centres - centre, axis=-1) < 4
+        return Volume(inside[None].astype(np.float32), affine)
+
+    # Red is to the right, green in front; blue lies under the patient's middle, and yellow above it.
+    for colour, place in (("red", (9, 0, 0)), ("green", (0, 9, 0)), ("blue", (0, 0, -9)), ("yellow", (0, 0, 9))):
+        data, options, _ = scan_layers(ball(*place))[0]
+        options |= {"colormap": colour, "rendering": "mip", "blending": "translucent", "contrast_limits": (0, 1)}
+        viewer.add_image(data, **options)
+
+    def where(colour):
+        canvas = viewer.screenshot(flash=False)[..., :3].astype(int)
+        wanted = {"red": (1, 0, 0), "green": (0, 1, 0), "blue": (0, 0, 1), "yellow": (1, 1, 0)}[colour]
+        lit = ((canvas > 128) == np.array(wanted, bool)).all(-1)
+        return np.argwhere(lit).mean(0) - np.array(canvas.shape[:2]) / 2, int(lit.sum())
+
+    viewer.layers["scan"].visible = True
+    for ndisplay in (2, 3):
+        viewer.dims.ndisplay = ndisplay
+        if ndisplay == 2:
+            for layer in viewer.layers:
+                layer.blending = "additive"
+            viewer.dims.set_point(0, 0)
+        else:
+            for layer in viewer.layers:
+                layer.blending = "translucent"
+                layer.rendering = "iso"
+                layer.iso_threshold = 0.5
+        qtbot.wait(200)
+        assert where("red")[0][1] < -20  # columns: the patient's right is on the left
+        assert where("green")[0][0] < -20  # rows: the front is on top
+    assert where("blue")[1] > 4 * where("yellow")[1]  # seen from the feet, the lower ball hides the upper

@@ -1,0 +1,119 @@
+"""What the widget would run, and why it would not: without a window."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from methods3d import Cancelled, Occlusion, ParameterError
+from napari_xai._session import Session
+from napari_xai._words import about, sentence, summary, words
+from napari_xai.errors import ExplainError
+from napari_xai.explainer import Explainer
+
+
+def ready(bundle, scan, **choices):
+    session = Session(channels=scan.channels, model=bundle, **choices)
+    session.keep(bundle, Explainer.of(bundle, device="cpu"))
+    return session
+
+
+def test_what_is_missing_is_said_in_turn(classifier, scan):
+    session = Session()
+    assert "Open a scan first" in session.missing
+    session.channels = 3
+    assert session.missing == "Choose a model first."
+    session.model = classifier
+    assert "is not loaded" in session.missing
+    session.keep(classifier, Explainer.of(classifier, device="cpu"))
+    assert session.missing == ("The scan has 3 channel(s), but the model takes 1 (T1): choose another scan or model.")
+    session.channels = 1
+    assert session.missing is None
+    session.target = session.against = 1
+    assert "itself" in session.missing
+    with pytest.raises(ExplainError, match="itself"):
+        session.job(scan)
+
+
+def test_a_classifier_is_asked_why_rather_than(classifier, scan):
+    session = ready(classifier, scan, target=1, against=0, method="lrp", settings={"gamma": 0.5})
+    assert (session.classifies, session.segments) == (True, False)
+    assert session.classes == {0: "no lesion", 1: "lesion"}
+    explanation = session.job(scan)(lambda *_: None)
+    assert explanation.question == "why 'lesion' (class 1) rather than 'no lesion' (class 0)"
+    assert explanation.attribution.provenance.parameters["gamma"] == 0.5
+
+
+def test_a_segmenter_is_asked_about_a_region(segmenter, scan):
+    session = ready(segmenter, scan, target=1, against=0, method="saliency")
+    assert (session.classifies, session.segments) == (False, True)
+    mask = scan.with_data((scan.data > 90).astype(np.uint8))
+    job = session.job(scan, mask)
+    assert job.against is None
+    assert "in a region of" in job(lambda *_: None).question
+    with pytest.raises(ExplainError, match="empty"):
+        session.job(scan, mask.with_data(0 * mask.data))
+
+
+def test_a_job_is_not_changed_by_later_choices(classifier, scan):
+    session = ready(classifier, scan, method="occlusion", settings={"size": 20.0})
+    job = session.job(scan)
+    session.method, session.settings, session.target = "lrp", {}, 1
+    assert job.method == Occlusion(size=20.0)
+    assert job.target is None
+
+
+def test_settings_out_of_range_are_refused(classifier, scan):
+    with pytest.raises(ParameterError, match="above 0"):
+        ready(classifier, scan, method="occlusion", settings={"size": -1.0}).job(scan)
+
+
+def test_cancelling_keeps_nothing(classifier, scan):
+    def stop(*_):
+        raise Cancelled("stopped")
+
+    with pytest.raises(Cancelled):
+        ready(classifier, scan, method="occlusion").job(scan)(stop)
+
+
+def test_classes_without_names_are_learnt_from_the_first_answer(classifier, scan):
+    session = ready(classifier, scan, method="saliency")
+    object.__setattr__(session.explainer.loaded, "classes", {})
+    assert session.classes == {}
+    job = session.job(scan)
+    session.learn(job, job(lambda *_: None))
+    assert session.classes == {0: "class 0", 1: "class 1"}
+
+
+def test_results_and_models_in_words(classifier, segmenter, scan):
+    text = summary(ready(classifier, scan).job(scan)(lambda *_: None))
+    assert text.startswith("Why ")
+    assert "Score" in text
+    assert "Predicted: no lesion" in text
+    assert about(Explainer.of(classifier, device="cpu").loaded) == "DenseNet, a classifier, 1 channel"
+    assert "in windows of 16 × 16 × 16" in about(Explainer.of(segmenter, device="cpu").loaded)
+
+
+@pytest.mark.parametrize(
+    ("name", "label"),
+    [
+        ("batch", "Batch"),
+        ("sw_batch_size", "Sw batch size"),
+        ("GradCAM", "Grad CAM"),
+        ("LRP", "LRP"),
+        ("InputXGradient", "Input x gradient"),
+        ("lesion classifier", "Lesion classifier"),
+    ],
+)
+def test_labels_read_well(name, label):
+    assert words(name) == label
+
+
+def test_an_error_is_one_sentence():
+    assert sentence(ExplainError("Do this.")) == "Do this."
+    assert sentence(KeyError("x")) == "Something went wrong that was not expected: KeyError: 'x'"
+    assert "\n" not in sentence(RuntimeError("one\ntwo"))
+
+
+def test_paths_need_not_exist_until_they_are_loaded():
+    assert "gone" in Session(channels=1, model=Path("/gone")).missing
