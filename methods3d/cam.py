@@ -1,7 +1,7 @@
 """Class activation maps: a layer's channels, weighted by what they do for the score."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -16,6 +16,7 @@ __all__ = ["GradCAM", "layer_for_cam"]
 
 FINE_ENOUGH = 8  # voxels along each axis: a 4 x 4 x 4 map cannot point at a lesion
 SAME = 0.99  # correlation with the prediction above which a CAM says nothing new
+CANCELLED = 0.01  # mean of a channel's gradient over its mean magnitude, below which no channel has a weight
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,13 +39,15 @@ class GradCAM(Method):
         one_window = model.passes(_shape(x)) == 1
         taps = model.taps(x, layer, target)
         alpha: dict[int, Tensor] = {}
+        strength: dict[int, Tensor] = {}
         kept = []
         full = False  # whether the layer has the prediction's resolution
         for tap in taps:
             assert tap.gradient is not None  # a target was given
             # Summed over windows: the mean over the scan's positions, but for a factor common to all channels.
             mean = tap.gradient.mean((2, 3, 4), keepdim=True)
-            alpha[tap.sample] = alpha[tap.sample] + mean if tap.sample in alpha else mean
+            alpha[tap.sample] = alpha.get(tap.sample, 0) + mean
+            strength[tap.sample] = strength.get(tap.sample, 0) + tap.gradient.abs().mean((2, 3, 4), keepdim=True)
             kept += [tap] if one_window else []
             full = tuple(tap.activation.shape[2:]) == tuple(s.stop - s.start for s in tap.box)
         progress(1, 2)
@@ -61,7 +64,8 @@ class GradCAM(Method):
             values,
             taps.scores,
             extensive=False,
-            warnings=_equals_prediction(model, x, layer, values) if full else (),
+            warnings=_weightless(layer, alpha, strength)
+            + (_equals_prediction(model, x, layer, values) if full else ()),
             chosen={"layer": layer},
         )
 
@@ -93,6 +97,16 @@ def layer_for_cam(model: Explainable, x: Volume5d) -> str:
 
 def _shape(x: Volume5d) -> tuple[int, int, int]:
     return (x.shape[2], x.shape[3], x.shape[4])
+
+
+def _weightless(layer: str, alpha: Mapping[int, Tensor], strength: Mapping[int, Tensor]) -> tuple[str, ...]:
+    """Whether a norm above the layer takes away what a whole channel shares: its weights are then rounding errors."""
+    if all(bool((alpha[n].abs() <= CANCELLED * strength[n]).all()) for n in alpha):
+        return (
+            f"the gradient of {layer!r} averages to zero in every channel, as it does below a norm, so that the map "
+            "means little: choose the layer of an activation",
+        )
+    return ()
 
 
 def _equals_prediction(model: Explainable, x: Volume5d, layer: str, values: Tensor) -> tuple[str, ...]:

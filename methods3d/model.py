@@ -24,7 +24,7 @@ __all__ = ["TorchModel"]
 OutputChoice: TypeAlias = int | str | Callable[[Any], Tensor] | None
 Cotangent: TypeAlias = Callable[[Output], Tensor]
 
-HALF_PRECISION_SEED = 10  # log2 of the cotangent's sum that float16 neither flushes to zero nor overflows
+HALF_PRECISION_SEED = 6  # log2 of a cotangent's size at which float16 neither flushes to zero nor overflows
 
 
 class TorchModel:
@@ -260,7 +260,7 @@ class TorchModel:
         """
         scale = torch.ones(len(seed), device=seed.device, dtype=seed.dtype)
         if torch.float16 in (self._autocast, self.dtype):
-            size = seed.abs().flatten(1).sum(1)
+            size = (seed.abs().flatten(1).sum(1) * seed.abs().flatten(1).amax(1)).sqrt()  # of all, and of the largest
             scale = torch.where(size > 0, torch.exp2(HALF_PRECISION_SEED - size.log2().floor()), 1.0)
         found = torch.autograd.grad(y, leaves, seed * _rows(scale, seed), allow_unused=True)
         return [

@@ -120,8 +120,9 @@ class Panel(QWidget):  # type: ignore[misc]
         self.progress.setValue(done)
 
     def _ended(self) -> None:
-        outcome = None if self._task is None else self._task.outcome
-        self._task = None
+        if self._task is None:
+            return
+        outcome, self._task = self._task.outcome, None
         self.progress.hide()
         self._update()
         if isinstance(outcome, Cancelled):
@@ -271,7 +272,7 @@ class Panel(QWidget):  # type: ignore[misc]
     def _fill(self) -> None:
         for name, place in BUNDLES.items():
             try:
-                self.model.addItem(f"{words(name)} (sample)", str(sample(place)))
+                self.model.addItem(words(name), str(sample(place)))
             except FileNotFoundError:
                 continue
         self.model.setPlaceholderText("Choose a model")

@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 
 from napari_xai.errors import ExplainError
-from xai_io import Volume
-from xai_io.resample import resampled_to
+from xai_io import Volume, resampled_to
 
 __all__ = ["ModelSpace", "WayBack"]
 

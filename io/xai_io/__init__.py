@@ -8,6 +8,7 @@ from .models import LoadedModel, load_model
 from .montage import write_montage
 from .nifti import write_nifti
 from .read import read_volume, sniff
+from .resample import resampled_to
 from .volume import Source, Volume
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "display_range",
     "load_model",
     "read_volume",
+    "resampled_to",
     "sniff",
     "write_json",
     "write_montage",

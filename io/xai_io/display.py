@@ -75,9 +75,18 @@ def display_for(scan: Volume, relevance: Volume) -> Display:
 
 
 def display_range(relevance: Volume) -> float:
-    """Magnitude that 99.9 % of the relevance (where there is any) stays below; 1 for a map that is zero."""
-    magnitude = np.abs(relevance.data[np.isfinite(relevance.data) & (relevance.data != 0)])
-    return float(np.percentile(magnitude, 99.9)) if magnitude.size else 1.0
+    """Magnitude below which nine tenths of all relevance lie; 1 for a map that is zero.
+
+    Weighted by relevance, not by voxels: a percentile of the voxels saturates the whole of a small lesion in
+    which all relevance lies, and shows nothing of a map that is spread out.
+    """
+    magnitude = np.abs(relevance.data[np.isfinite(relevance.data)], dtype=np.float32)
+    top = float(magnitude.max(initial=0.0))
+    if top == 0:
+        return 1.0
+    mass, edges = np.histogram(magnitude, bins=4096, range=(0, top), weights=magnitude)
+    below = np.cumsum(mass) / mass.sum()
+    return float(edges[1:][np.searchsorted(below, 0.9)])
 
 
 def display_window(scan: Volume) -> tuple[float, float]:

@@ -163,6 +163,19 @@ def test_at_the_head_the_map_is_the_prediction_and_says_so(make, volume, windows
     assert not any("prediction" in w for w in GradCAM()(model, x, PredictedRegion(1)).warnings)
 
 
+def test_below_a_norm_no_channel_has_a_weight_and_it_says_so(make, volume):
+    """Instance norm takes away what a whole channel shares, so the gradient of what it reads averages to zero."""
+    model, x = TorchModel(make("unet")), volume(2, 1, 16, 16, 16)
+    unit = "model.1.submodule.conv.unit0"
+    below = GradCAM(layer=f"{unit}.conv")(model, x, PredictedRegion(1))
+    assert any("averages to zero in every channel" in w for w in below.warnings)
+    above = GradCAM(layer=f"{unit}.adn.A")(model, x, PredictedRegion(1))
+    assert not above.warnings
+    assert below.values.abs().max() < 1e-9 * above.values.abs().max()
+    windowed = GradCAM(layer=f"{unit}.conv")(WindowedModel(make("unet"), 12), x, PredictedRegion(1))
+    assert any("averages to zero" in w for w in windowed.warnings)
+
+
 @pytest.mark.parametrize(
     ("layer", "said"),
     [

@@ -117,7 +117,7 @@ def test_the_record_says_how_it_came_about(make, volume, name):
     assert record.versions["torch"] == torch.__version__
     assert record.device == "cpu"
     assert record.seconds > 0 < record.peak_memory
-    assert json.loads(json.dumps(dict(record.parameters)))
+    assert json.loads(json.dumps(dict(record.parameters))) == record.parameters
     assert found.values.shape[0] == len(found.scores) == 1
     assert found.values.shape[2:] == (16, 16, 16)
     assert found.at == "input"

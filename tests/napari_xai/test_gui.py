@@ -109,7 +109,7 @@ def test_a_sample_is_explained(viewer, panel, qtbot, tmp_path):
     assert panel.status.text() == "Choose a model first."
     assert not panel.run_button.isEnabled()
 
-    panel.model.setCurrentIndex(panel.model.findText("Lesion classifier (sample)"))
+    panel.model.setCurrentIndex(panel.model.findText("Lesion classifier"))
     panel.model.activated.emit(panel.model.currentIndex())
     qtbot.waitUntil(lambda: panel._task is None, timeout=60_000)
     assert panel.run_button.isEnabled(), panel.status.text()

@@ -22,6 +22,15 @@ def test_range_is_that_of_what_is_there():
     assert display_range(relevance(-sparse)) == display_range(relevance(sparse))
 
 
+def test_range_follows_where_the_relevance_is_not_how_many_voxels_hold_it():
+    lesion = np.zeros(1000)
+    lesion[:100] = np.linspace(1, 10, 100)  # a tenth of the volume: a voxel percentile would pass it by
+    below = np.abs(lesion) <= display_range(relevance(lesion))
+    assert lesion[below].sum() / lesion.sum() == pytest.approx(0.9, abs=0.03)
+    speckle = np.random.default_rng(0).normal(size=1000)
+    assert 1.5 < display_range(relevance(speckle)) < 2.5  # standard deviations
+
+
 def test_the_table_is_symmetric_transparent_at_zero_and_denser_outwards():
     display = Display(window=(0, 1), limit=2.0, threshold=0.5)
     table = display.table(401)
@@ -44,7 +53,7 @@ def test_other_colormaps_keep_the_transparency():
 def test_defaults_follow_the_data():
     values = np.linspace(-3, 1, 1000)
     display = display_for(SCAN, relevance(values))
-    assert display.limit == pytest.approx(3, rel=0.01) and display.threshold == pytest.approx(display.limit / 10)
+    assert display.limit == display_range(relevance(values)) and display.threshold == pytest.approx(display.limit / 10)
     low, high = display.window
     assert low < 20 and 990 < high < 1300
     assert (display.level, display.width) == ((low + high) / 2, high - low)
