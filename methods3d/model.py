@@ -1,5 +1,6 @@
 """A network that sees the whole volume at once, as every method wants to see it."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple, TypeAlias
@@ -115,14 +116,15 @@ class TorchModel:
         )
 
     def layers(self, x: Volume5d) -> Sequence[Layer]:
-        """Modules whose output is a volume, in the order in which they finish."""
+        """Modules that run once and put out a volume, in the order in which they finish."""
         self._refuse_script("layers")
         found: dict[str, Layer] = {}
+        runs: Counter[str] = Counter()
 
         def look(name: str) -> Callable[..., None]:
             def hook(module: nn.Module, args: Any, out: Any) -> None:
+                runs[name] += 1
                 if isinstance(out, Tensor) and out.ndim == 5:
-                    found.pop(name, None)  # a module that runs twice finishes last
                     found[name] = Layer(name, out.shape[1], (out.shape[2], out.shape[3], out.shape[4]))
 
             return hook
@@ -133,7 +135,7 @@ class TorchModel:
         finally:
             for handle in handles:
                 handle.remove()
-        return list(found.values())
+        return [layer for name, layer in found.items() if runs[name] == 1]
 
     def taps(self, x: Volume5d, layer: str, target: Target | None = None) -> Taps:
         """The layer's activation, and gradient if a target is given: one tap a sample."""

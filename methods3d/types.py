@@ -170,7 +170,7 @@ class Explainable(Protocol):
         ...
 
     def layers(self, x: Volume5d) -> Sequence[Layer]:
-        """Modules whose output is a volume, in the order in which they finish; one (window's) forward."""
+        """Modules that run once and put out a volume, in the order in which they finish; one (window's) forward."""
         ...
 
     def taps(self, x: Volume5d, layer: str, target: Target | None = None) -> Taps:

@@ -166,7 +166,7 @@ def test_at_the_head_the_map_is_the_prediction_and_says_so(make, volume, windows
 def test_below_a_norm_no_channel_has_a_weight_and_it_says_so(make, volume):
     """Instance norm takes away what a whole channel shares, so the gradient of what it reads averages to zero."""
     model, x = TorchModel(make("unet")), volume(2, 1, 16, 16, 16)
-    unit = "model.1.submodule.conv.unit0"
+    unit = "model.1.submodule.0.conv.unit0"
     below = GradCAM(layer=f"{unit}.conv")(model, x, PredictedRegion(1))
     assert any("averages to zero in every channel" in w for w in below.warnings)
     above = GradCAM(layer=f"{unit}.adn.A")(model, x, PredictedRegion(1))
@@ -212,4 +212,5 @@ def test_a_layer_that_runs_twice_is_refused(volume):
             return self.conv(self.conv(x))
 
     with pytest.raises(LayerError, match="runs more than once"):
-        GradCAM(layer="conv")(TorchModel(Twice().double()), volume(1, 1, 8, 8, 8), PredictedRegion(1, by=0.01))
+        GradCAM(layer="conv")(model := TorchModel(Twice().double()), volume(1, 1, 8, 8, 8), PredictedRegion(1, by=0.01))
+    assert [layer.name for layer in model.layers(volume(1, 1, 8, 8, 8))] == []
