@@ -28,7 +28,7 @@ from methods3d.model import TorchModel
 from methods3d.perturbation import Occlusion
 from methods3d.registry import method, methods
 from methods3d.targets import ClassMargin, ClassScore, PredictedRegion, RegionScore, Regression
-from methods3d.types import Attribution, Cost, Explainable, ModelInfo, Progress, Provenance, Target
+from methods3d.types import Attribution, Cost, Explainable, ModelInfo, Progress, Provenance, Target, silent
 from methods3d.windows import WindowedModel
 
 __all__ = [
@@ -64,4 +64,5 @@ __all__ = [
     "WindowedModel",
     "method",
     "methods",
+    "silent",
 ]

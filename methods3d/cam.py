@@ -3,14 +3,15 @@
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from methods3d.errors import LayerError
 from methods3d.method import Method, Relevance, setting
-from methods3d.types import Box, Cost, Explainable, Progress, Target, Volume5d
+from methods3d.types import Box, Cost, Explainable, Progress, Tap, Target, Volume5d
 
 __all__ = ["GradCAM", "layer_for_cam"]
 
@@ -25,41 +26,48 @@ class GradCAM(Method):
 
     In windows the channel weights are one set for the whole scan, and the weighted maps are stitched
     as the prediction is, so that the map keeps one scale.
+
+    Where the score reads a region, the mean is taken over that region. Seg-Grad-CAM takes it over the whole
+    layer (average="everywhere"); but below an instance or group norm, which removes what a whole channel
+    shares, that mean is zero but for rounding and borders, and most 3D segmentation networks have these.
     """
 
     name: ClassVar[str] = "grad-cam"
     source: ClassVar[str] = "Selvaraju et al. 2017, eq. 1-2; for regions Vinogradova et al. 2020 (Seg-Grad-CAM)"
 
     layer: str = setting("", "layer to read; empty: the last that is neither too coarse nor the prediction itself")
+    average: Literal["region", "everywhere"] = setting(
+        "region", "where gradients are averaged, if a region is asked about"
+    )
     relu: bool = setting(True, "keep positive evidence only, as in the paper")
 
     def attribute(self, model: Explainable, x: Volume5d, target: Target, progress: Progress) -> Relevance:
-        """ReLU(sum_c alpha_c A_c), alpha_c the gradient's mean over the layer's positions."""
+        """ReLU(sum_c alpha_c A_c), alpha_c the gradient's mean over the layer's (or the region's) positions."""
         layer = self.layer or layer_for_cam(model, x)
-        one_window = model.passes(_shape(x)) == 1
+        windows = model.passes(_shape(x))
+        work = 2 * windows * len(x)
         taps = model.taps(x, layer, target)
         alpha: dict[int, Tensor] = {}
         strength: dict[int, Tensor] = {}
         kept = []
         full = False  # whether the layer has the prediction's resolution
-        for tap in taps:
-            assert tap.gradient is not None  # a target was given
-            # Summed over windows: the mean over the scan's positions, but for a factor common to all channels.
-            mean = tap.gradient.mean((2, 3, 4), keepdim=True)
-            alpha[tap.sample] = alpha.get(tap.sample, 0) + mean
-            strength[tap.sample] = strength.get(tap.sample, 0) + tap.gradient.abs().mean((2, 3, 4), keepdim=True)
-            kept += [tap] if one_window else []
+        for done, tap in enumerate(taps, 1):
+            # Summed over windows and positions: the mean, but for a factor common to all channels.
+            gradient = self._averaged(tap)
+            alpha[tap.sample] = alpha.get(tap.sample, 0) + gradient.mean((2, 3, 4), keepdim=True)
+            strength[tap.sample] = strength.get(tap.sample, 0) + gradient.abs().mean((2, 3, 4), keepdim=True)
+            kept += [tap] if windows == 1 else []
             full = tuple(tap.activation.shape[2:]) == tuple(s.stop - s.start for s in tap.box)
-        progress(1, 2)
+            progress(done, work)
 
         def maps() -> Iterator[tuple[int, Box, Tensor]]:
-            for tap in kept if one_window else model.taps(x, layer):
+            for done, tap in enumerate(kept if windows == 1 else model.taps(x, layer), 1):
                 weights = alpha.get(tap.sample, tap.activation.new_zeros(()))  # none: nothing of this sample is read
                 cam = (weights * tap.activation).sum(1, keepdim=True)
+                progress(work // 2 + done, work)
                 yield tap.sample, tap.box, cam.relu() if self.relu else cam
 
         values = model.blend(maps(), x)
-        progress(2, 2)
         return Relevance(
             values,
             taps.scores,
@@ -68,6 +76,14 @@ class GradCAM(Method):
             + (_equals_prediction(model, x, layer, values) if full else ()),
             chosen={"layer": layer},
         )
+
+    def _averaged(self, tap: Tap) -> Tensor:
+        """The layer's gradient, zero outside of the positions that are averaged over."""
+        assert tap.gradient is not None  # a target was given
+        if self.average == "everywhere" or tap.region is None:
+            return tap.gradient
+        # A position counts if any voxel of the region falls into it.
+        return tap.gradient * F.adaptive_max_pool3d(tap.region[None].to(tap.gradient), tap.gradient.shape[2:])
 
     def cost(self, model: Explainable, shape: tuple[int, int, int]) -> Cost:
         """Forward, and backward down to the layer; in windows once more forward, up to the layer."""

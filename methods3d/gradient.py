@@ -1,6 +1,7 @@
 """Methods made of the input gradient alone: saliency, input x gradient, integrated gradients."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
@@ -23,8 +24,7 @@ class Saliency(Method):
 
     def attribute(self, model: Explainable, x: Volume5d, target: Target, progress: Progress) -> Relevance:
         """|dT/dx|."""
-        scores, gradient, *_ = model.gradient(x, target)
-        progress(1, 1)
+        scores, gradient, *_ = model.gradient(x, target, progress=progress)
         return Relevance(gradient.abs() if self.absolute else gradient, scores, extensive=False)
 
     def cost(self, model: Explainable, shape: tuple[int, int, int]) -> Cost:
@@ -42,8 +42,7 @@ class InputXGradient(Method):
 
     def attribute(self, model: Explainable, x: Volume5d, target: Target, progress: Progress) -> Relevance:
         """X dT/dx."""
-        scores, gradient, *_ = model.gradient(x, target)
-        progress(1, 1)
+        scores, gradient, *_ = model.gradient(x, target, progress=progress)
         return Relevance(x * gradient, scores, extensive=True)
 
     def cost(self, model: Explainable, shape: tuple[int, int, int]) -> Cost:
@@ -60,26 +59,35 @@ class IntegratedGradients(Method):
     source: ClassVar[str] = "Sundararajan, Taly, Yan 2017, eq. 1, by Gauss-Legendre quadrature"
 
     steps: int = setting(32, "points along the path", at_least=1)
-    baseline: float = setting(0.0, "value that stands for 'nothing there', on the model's intensity scale")
+    baseline: float | None = setting(
+        None, "value that stands for 'nothing there', on the model's intensity scale; none: flat tissue, air as it is"
+    )
     batch: int = setting(4, "points evaluated at once", at_least=1)
 
     def attribute(self, model: Explainable, x: Volume5d, target: Target, progress: Progress) -> Relevance:
-        """(x - x0) * integral of dT/dx along the path; the gap is T(x) - T(x0) - sum."""
+        """(x - x0) * integral of dT/dx along the path; the gap is T(x) - T(x0) - sum.
+
+        The default x0 is flat tissue: from zero, networks with instance norm are singular (they undo the
+        scaling of the whole scan, so that all of the change lies at the very start of the path).
+        """
         # Nodes and weights of the integral over [0, 1]; no point lies on the (often singular) baseline itself.
         nodes, weights = (torch.as_tensor(v, dtype=x.dtype) / 2 for v in np.polynomial.legendre.leggauss(self.steps))
         nodes = nodes + 0.5
         values, scores, gaps = [], [], []
         for n in range(len(x)):
             end = x[n : n + 1]
-            start = torch.full_like(end, self.baseline)
-            bound, score = model.bind(
-                end, target.sample(n, len(x))
-            )  # once: a region that moved along the path would break the sum
+            start = flat_tissue(end, model.info.air) if self.baseline is None else torch.full_like(end, self.baseline)
+            # Once: a region that moved along the path would break the sum.
+            bound, score = model.bind(end, target.sample(n, len(x)))
             mean = torch.zeros_like(end)
             for i in range(0, self.steps, self.batch):
+                so_far = partial(progress, n * self.steps + i, len(x) * self.steps)
                 t = nodes[i : i + self.batch].to(x.device).view(-1, 1, 1, 1, 1)
                 w = weights[i : i + self.batch].to(x.device).view(-1, 1, 1, 1, 1)
-                mean += (w * model.gradient(start + t * (end - start), bound).values).sum(0, keepdim=True)
+                points = start + t * (end - start)
+                # Windows done move no bar that counts steps, but a run can be cancelled there.
+                found = model.gradient(points, bound, progress=lambda *_, report=so_far: report())
+                mean += (w * found.values).sum(0, keepdim=True)
                 progress(n * self.steps + min(i + self.batch, self.steps), len(x) * self.steps)
             values.append((end - start) * mean)
             scores.append(score)
@@ -90,3 +98,14 @@ class IntegratedGradients(Method):
         """One forward and backward a step, and the two ends of the path."""
         n = model.passes(shape)
         return Cost(forward=n * (self.steps + 2), backward=n * self.steps)
+
+
+def flat_tissue(x: Volume5d, air: float) -> Volume5d:
+    """The scan with all tissue at its channel's mean, and air as it is: anatomy's outline without its contents.
+
+    Tissue is what differs from air by more than a twentieth of the channel's range.
+    """
+    low, high = x.flatten(2).aminmax(dim=2)
+    tissue = (x - air).abs() > ((high - low) / 20)[:, :, None, None, None]
+    total, count = (x * tissue).flatten(2).sum(2), tissue.flatten(2).sum(2).clamp(min=1)
+    return torch.where(tissue, (total / count)[:, :, None, None, None], x)

@@ -26,8 +26,7 @@ class LRP(Method):
     def attribute(self, model: Explainable, x: Volume5d, target: Target, progress: Progress) -> Relevance:
         """Input x gradient of the rewritten network; the gap is score - sum - absorbed."""
         rules = GammaEpsilon(gamma=self.gamma, epsilon=self.epsilon, bias=self.bias)
-        scores, gradient, absorbed, uncovered = model.gradient(x, target, rules=rules)
-        progress(1, 1)
+        scores, gradient, absorbed, uncovered = model.gradient(x, target, rules=rules, progress=progress)
         values = x * gradient
         gap = scores - values.flatten(1).sum(1) - sum(absorbed.values())
         warnings = (

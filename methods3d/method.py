@@ -34,7 +34,9 @@ from methods3d.types import (
 
 __all__ = ["Method", "Relevance", "setting"]
 
-GAP_TOLERANCE = 0.05  # of the score, above which a broken promise is reported
+GAP_TOLERANCE = (
+    0.05  # of what was promised (or of the score, if that is more), above which a broken promise is reported
+)
 
 
 def setting(
@@ -198,10 +200,10 @@ def _silent_failures(found: Relevance) -> tuple[str, ...]:
     elif bool((flat.amin(1) == flat.amax(1)).any()):
         caught.append("the map is constant")
     if found.gap is not None:
-        scale = torch.maximum(found.scores.abs(), flat.sum(1).abs()).clamp(min=1e-12)
-        share = float((found.gap.abs() / scale).max())
+        promised = flat.sum(1) + sum(found.absorbed.values()) + found.gap
+        share = float((found.gap.abs() / promised.abs().maximum(found.scores.abs()).clamp(min=1e-12)).max())
         if share > GAP_TOLERANCE:
-            caught.append(f"the completeness gap is {share:.0%} of the score")
+            caught.append(f"the completeness gap is {share:.0%} of what the map should add up to")
     return tuple(caught)
 
 

@@ -18,7 +18,21 @@ from methods3d.errors import (
     VolumeError,
 )
 from methods3d.rewriting import Rules
-from methods3d.types import Box, Edit, Gradient, Layer, ModelInfo, Output, Scores, Tap, Taps, Target, Volume5d
+from methods3d.types import (
+    Box,
+    Edit,
+    Gradient,
+    Layer,
+    ModelInfo,
+    Output,
+    Progress,
+    Scores,
+    Tap,
+    Taps,
+    Target,
+    Volume5d,
+    silent,
+)
 
 __all__ = ["TorchModel"]
 
@@ -82,9 +96,11 @@ class TorchModel:
 
     # --- the verbs ---
 
-    def output(self, x: Volume5d) -> Output:
+    def output(self, x: Volume5d, *, progress: Progress = silent) -> Output:
         """The prediction, without a graph."""
-        return self.forward(x).to(x.device)
+        y = self.forward(x).to(x.device)
+        progress(1, 1)
+        return y
 
     def bind(self, x: Volume5d, target: Target) -> tuple[Target, Scores]:
         """The target bound on x's prediction, and its value there."""
@@ -96,7 +112,9 @@ class TorchModel:
         """The target's value for each sample."""
         return self.bind(x, target)[1]
 
-    def gradient(self, x: Volume5d, target: Target, *, rules: Rules | None = None) -> Gradient:
+    def gradient(
+        self, x: Volume5d, target: Target, *, rules: Rules | None = None, progress: Progress = silent
+    ) -> Gradient:
         """The target's derivative in x."""
         scores = conserved = torch.empty(0)
 
@@ -107,6 +125,7 @@ class TorchModel:
             return seed
 
         back = self.pullback(x, cotangent, rules)
+        progress(1, 1)
         absorbed = back.absorbed if rules is None else {**back.absorbed, "target": scores - conserved}
         return Gradient(
             scores.to(x.device),
@@ -148,10 +167,9 @@ class TorchModel:
             return seed
 
         def windows() -> Iterator[Tap]:
-            activation, gradient = self.tap(x, layer, None if target is None else cotangent)
             whole: Box = (slice(0, x.shape[2]), slice(0, x.shape[3]), slice(0, x.shape[4]))
-            for n in range(len(x)):
-                yield Tap(n, whole, activation[n : n + 1], None if gradient is None else gradient[n : n + 1])
+            places = [(n, whole) for n in range(len(x))]
+            yield from self.tap(x, places, layer, None if target is None else cotangent)
 
         return Taps(windows(), lambda: scores.to(x.device))
 
@@ -201,8 +219,10 @@ class TorchModel:
             values, dict(zip(kept, shares, strict=True)), frozenset(mode.uncovered) if mode else frozenset()
         )
 
-    def tap(self, x: Volume5d, layer: str, cotangent: Cotangent | None) -> tuple[Tensor, Tensor | None]:
-        """A layer's activation (b, a, i', j', k') and the vector-Jacobian product there.
+    def tap(
+        self, x: Volume5d, places: Sequence[tuple[int, Box]], layer: str, cotangent: Cotangent | None
+    ) -> Iterator[Tap]:
+        """A layer's activation and the vector-Jacobian product there, one tap for each row of x and its place.
 
         No graph is built below the layer; without a cotangent nothing above it is run.
         """
@@ -231,7 +251,7 @@ class TorchModel:
             seen.append(out.detach().requires_grad_())
             return seen[0].clone()  # what follows may work in place
 
-        gradient = None
+        gradient = seed = None
         handle = module.register_forward_hook(hook)
         try:
             with as_found(self._net), torch.no_grad():
@@ -241,14 +261,24 @@ class TorchModel:
                         raise LayerError(
                             f"The output does not depend on the layer {layer!r} differentiably: choose another."
                         )
-                    (gradient,) = self._pulled(y, seen, cotangent(y.detach()))
+                    seed = cotangent(y.detach())
+                    (gradient,) = self._pulled(y, seen, seed)
         except _Reached:
-            return _precise(seen[0]), None
+            pass
         finally:
             handle.remove()
         if not seen:
             raise LayerError(f"The layer {layer!r} does not run in a forward pass: choose another.")
-        return _precise(seen[0].detach()), gradient
+        activation = _precise(seen[0].detach())
+        region = None if seed is None or seed.ndim != 5 else (seed != 0).any(1)
+        for row, (n, box) in enumerate(places):
+            yield Tap(
+                sample=n,
+                box=box,
+                activation=activation[row : row + 1],
+                gradient=None if gradient is None else gradient[row : row + 1],
+                region=None if region is None else region[row],
+            )
 
     def _placed(self, x: Volume5d) -> Volume5d:
         """The network's own copy: it may work in place."""

@@ -94,12 +94,15 @@ class Tap:
     box : sample index and the window's voxels on the (padded) input grid.
     activation : (1, a, i', j', k') at the layer's own resolution.
     gradient : the score's derivative in it, or None if no target was given.
+    region : (i, j, k) the window's voxels whose output the score reads; None without a target, or where
+        the output is no volume.
     """
 
     sample: int
     box: Box
     activation: Tensor
     gradient: Tensor | None
+    region: Mask | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +140,18 @@ class Layer:
     shape: tuple[int, int, int]
 
 
+class Progress(Protocol):
+    """Hears of real work done; may raise Cancelled, which ends the run between two batches."""
+
+    def __call__(self, done: int, total: int, partial: Tensor | None = None) -> None:
+        """Report `done` of `total` units of work, and a partial map where the method has one."""
+        ...
+
+
+def silent(done: int, total: int, partial: Tensor | None = None) -> None:
+    """Report to nobody."""
+
+
 class Explainable(Protocol):
     """What a method asks of a model, dense or in windows.
 
@@ -153,8 +168,8 @@ class Explainable(Protocol):
         """The network itself; it is never changed."""
         ...
 
-    def output(self, x: Volume5d) -> Output:
-        """The (stitched) prediction, without a graph."""
+    def output(self, x: Volume5d, *, progress: Progress = silent) -> Output:
+        """The (stitched) prediction, without a graph; `progress` hears of every batch of windows."""
         ...
 
     def bind(self, x: Volume5d, target: Target) -> tuple[Target, Scores]:
@@ -165,8 +180,10 @@ class Explainable(Protocol):
         """The bound target's value for each sample, without a graph."""
         ...
 
-    def gradient(self, x: Volume5d, target: Target, *, rules: Rules | None = None) -> Gradient:
-        """The bound target's derivative in x, exact over the stitched output."""
+    def gradient(
+        self, x: Volume5d, target: Target, *, rules: Rules | None = None, progress: Progress = silent
+    ) -> Gradient:
+        """The bound target's derivative in x, exact over the stitched output; `progress` as in `output`."""
         ...
 
     def layers(self, x: Volume5d) -> Sequence[Layer]:
@@ -188,18 +205,6 @@ class Explainable(Protocol):
     def passes(self, shape: tuple[int, int, int], target: Target | None = None) -> int:
         """How many times the network runs for one prediction (or one reading of the bound target)."""
         ...
-
-
-class Progress(Protocol):
-    """Hears of real work done; may raise Cancelled, which ends the run between two batches."""
-
-    def __call__(self, done: int, total: int, partial: Tensor | None = None) -> None:
-        """Report `done` of `total` units of work, and a partial map where the method has one."""
-        ...
-
-
-def silent(done: int, total: int, partial: Tensor | None = None) -> None:
-    """Report to nobody."""
 
 
 @dataclass(frozen=True, slots=True)

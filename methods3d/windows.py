@@ -21,7 +21,21 @@ from methods3d.errors import ModelOutputError, ParameterError
 from methods3d.grid import Grid, Shape
 from methods3d.model import OutputChoice, TorchModel, score_and_cotangent
 from methods3d.rewriting import Rules
-from methods3d.types import Box, Edit, Gradient, Layer, ModelInfo, Output, Scores, Tap, Taps, Target, Volume5d
+from methods3d.types import (
+    Box,
+    Edit,
+    Gradient,
+    Layer,
+    ModelInfo,
+    Output,
+    Progress,
+    Scores,
+    Tap,
+    Taps,
+    Target,
+    Volume5d,
+    silent,
+)
 
 __all__ = ["WindowedModel"]
 
@@ -107,10 +121,10 @@ class WindowedModel:
 
     # --- the verbs ---
 
-    def output(self, x: Volume5d) -> Output:
+    def output(self, x: Volume5d, *, progress: Progress = silent) -> Output:
         """The stitched prediction, (b, k, i, j, k), without a graph."""
         grid = self._grid(x)
-        return grid.cropped(self._stitched(x, grid, grid.pairs(len(x)))).to(x.device)
+        return grid.cropped(self._stitched(x, grid, grid.pairs(len(x)), progress)).to(x.device)
 
     def bind(self, x: Volume5d, target: Target) -> tuple[Target, Scores]:
         """The target bound on x's prediction and its value; only the windows that it reads are run."""
@@ -125,14 +139,17 @@ class WindowedModel:
         """The target's value for each sample."""
         return self.bind(x, target)[1]
 
-    def gradient(self, x: Volume5d, target: Target, *, rules: Rules | None = None) -> Gradient:
+    def gradient(
+        self, x: Volume5d, target: Target, *, rules: Rules | None = None, progress: Progress = silent
+    ) -> Gradient:
         """The target's exact derivative in x, over the stitched prediction."""
         grid = self._grid(x)
-        seeds = _Seeds(self, x, grid, target)
+        seeds = _Seeds(self, x, grid, target, progress)
         home = self.device or x.device
         total = torch.zeros((len(x), x.shape[1], *grid.padded), dtype=_precise(self), device=home)
         absorbed: dict[str, Tensor] = {}
         uncovered: frozenset[str] = frozenset()
+        done = 0
 
         for group in _batches(seeds.active, self.sw_batch_size):
             back = self.dense.pullback(
@@ -145,6 +162,8 @@ class WindowedModel:
                         home
                     )
             uncovered |= back.uncovered
+            done += len(group)
+            progress(done, len(seeds.active))
         if rules is not None:
             absorbed["target"] = seeds.scores - seeds.conserved
             if grid.is_padded and self.padding_mode == "constant":  # padded voxels are inputs too, and hold cval
@@ -172,14 +191,7 @@ class WindowedModel:
             for group in _batches(grid.pairs(len(x)) if seeds is None else seeds.active, self.sw_batch_size):
                 cotangent = None if seeds is None else seeds.cotangent_of(group)
                 view = grid.windows(x, group, self.cval, self.padding_mode)
-                activation, gradient = self.dense.tap(view, layer, cotangent)
-                for row, (n, box) in enumerate(group):
-                    yield Tap(
-                        n,
-                        box,
-                        activation[row : row + 1],
-                        None if gradient is None else gradient[row : row + 1],
-                    )
+                yield from self.dense.tap(view, group, layer, cotangent)
 
         return Taps(windows(), lambda: torch.empty(0) if seeds is None else seeds.scores.to(x.device))
 
@@ -291,10 +303,11 @@ class WindowedModel:
         _refuse_classifier(y, tuple(windows.shape[2:]))
         return y
 
-    def _stitched(self, x: Volume5d, grid: Grid, pairs: Sequence[tuple[int, Box]]) -> Output:
+    def _stitched(self, x: Volume5d, grid: Grid, pairs: Sequence[tuple[int, Box]], progress: Progress) -> Output:
         """Y on the padded grid, from the given windows alone."""
         home = self.device or x.device
         total: Tensor | None = None
+        done = 0
         for group in _batches(pairs, self.sw_batch_size):
             y = self._windowed(grid.windows(x, group, self.cval, self.padding_mode))
             if total is None:
@@ -302,6 +315,8 @@ class WindowedModel:
             y = (y * grid.weight.to(y)).to(home)
             for row, (n, box) in enumerate(group):
                 total[(n, slice(None), *box)] += y[row]
+            done += len(group)
+            progress(done, len(pairs))
         assert total is not None  # there is always a window
         return total.div_(grid.norm.to(total))
 
@@ -317,7 +332,9 @@ class _Seeds:
     window's output (it is the same everywhere), and the score is the sum over windows of <seed, f(x_w)>.
     """
 
-    def __init__(self, model: WindowedModel, x: Volume5d, grid: Grid, target: Target) -> None:
+    def __init__(
+        self, model: WindowedModel, x: Volume5d, grid: Grid, target: Target, progress: Progress = silent
+    ) -> None:
         supports = [target.sample(n, len(x)).support(grid.shape) for n in range(len(x))]
         home = model.device or x.device
         self.grid, self.batch, self.home = grid, len(x), home
@@ -336,7 +353,7 @@ class _Seeds:
             self.active = self.pairs
             self.scores = self.conserved = torch.zeros(len(x), device=home, dtype=_precise(model))
             return
-        self.stitched = model._stitched(x, grid, self.pairs)
+        self.stitched = model._stitched(x, grid, self.pairs, progress)
         clean = grid.cropped(self.stitched)
         self.bound = target.bind(clean)
         self.scores, seed = score_and_cotangent(self.bound, clean)

@@ -106,23 +106,18 @@ class Panel(QWidget):  # type: ignore[misc]
 
     def _start(self, title: str, work: Callable[[Any], Any], then: Callable[..., None]) -> None:
         self._then = then
-        self._task = Task(title, work)
-        self._task.progressed.connect(self._progressed)
-        self._task.ended.connect(self._ended)
+        self._task = Task(title, work, progressed=self._progressed, ended=self._ended, parent=self)
         self.progress.setRange(0, 0)
         self.progress.show()
         self._update()
         self._say_status(f"{title} …")
-        self._task.start()
 
     def _progressed(self, done: int, total: int) -> None:
         self.progress.setRange(0, total)
         self.progress.setValue(done)
 
-    def _ended(self) -> None:
-        if self._task is None:
-            return
-        outcome, self._task = self._task.outcome, None
+    def _ended(self, outcome: Any) -> None:
+        self._task = None
         self.progress.hide()
         self._update()
         if isinstance(outcome, Cancelled):
@@ -181,7 +176,7 @@ class Panel(QWidget):  # type: ignore[misc]
         self._about_method.setToolTip(kind.source)
         if self.form is not None:
             self._form_place.layout().removeWidget(self.form)
-            self.form.deleteLater()
+            self.form.setParent(None)
         self.form = MethodForm(kind)
         self._form_place.layout().addWidget(self.form)
 

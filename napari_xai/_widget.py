@@ -24,18 +24,15 @@ class ExplainWidget(QWidget):  # type: ignore[misc]
         super().__init__()
         self._viewer = napari_viewer
         self.panel: Any = None
-        self.setMinimumWidth(330)
+        self.setMinimumWidth(350)
         self._label = QLabel("Loading PyTorch and MONAI …")
         self._label.setAlignment(Qt.AlignmentFlag.AlignCenter)
         self._label.setWordWrap(True)
         layout = QVBoxLayout(self)
         layout.addWidget(self._label)
-        self._task = Task("Loading PyTorch and MONAI", lambda _: import_module("napari_xai._panel"))
-        self._task.ended.connect(self._open)
-        self._task.start()
+        Task("Loading PyTorch and MONAI", lambda _: import_module("napari_xai._panel"), ended=self._open, parent=self)
 
-    def _open(self) -> None:
-        loaded = self._task.outcome
+    def _open(self, loaded: Any) -> None:
         if isinstance(loaded, Exception):
             self._label.setText(f"napari-xai cannot be used here: {loaded}")
             return

@@ -38,10 +38,11 @@ def summary(explanation: Explanation) -> str:
         gap = float(found.gap[0])
         numbers.append(f"gap {gap:.2g}" + (f" ({abs(gap / score):.1%} of the score)" if score else ""))
     numbers.append(f"{found.provenance.seconds:.1f} s")
-    said = (
-        f"{name} {value:.1%}" if predicted.labels is None else f"{name} {value / 1000:.1f} ml"
-        for name, value in predicted.classes.items()
-    )
+    if predicted.labels is None:
+        said = [f"{name} {share:.1%}" for name, share in predicted.classes.items()]
+    else:
+        organs = {name: size for name, size in predicted.classes.items() if name.casefold() != "background"}
+        said = [f"{name} {size / 1000:.3g} ml" for name, size in organs.items()]
     lines = [_upper(explanation.question), _upper(", ".join(numbers)), _upper("predicted: " + ", ".join(said))]
     return "\n".join(lines + [f"⚠ {_upper(warning)}" for warning in found.warnings])
 

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from methods3d import Method, Progress, Target
+from methods3d import Method, Progress, Target, silent
 from methods3d import method as method_named
 from napari_xai.errors import USER_ERRORS, ExplainError
 from napari_xai.explainer import Explainer, ScanLike
@@ -68,7 +68,7 @@ def explain_many(
     against: int | str | None = None,
     way_back: WayBack = "interpolate",
     overwrite: bool = False,
-    progress: Progress | None = None,
+    progress: Progress = silent,
     finished: Callable[[int, ScanRow, Explanation | None], None] | None = None,
 ) -> Cohort:
     """Explain scans one after the other, each into its own folder; a scan that fails does not stop the rest.

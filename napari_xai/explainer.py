@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, overload
 import torch
 from torch import Tensor, nn
 
-from methods3d import Explainable, Method, ModelInfo, Progress, Target, TorchModel, WindowedModel
+from methods3d import Explainable, Method, ModelInfo, Progress, Target, TorchModel, WindowedModel, silent
 from methods3d import method as method_named
 from napari_xai.errors import ExplainError
 from napari_xai.explanation import Explanation, Prediction
@@ -42,7 +42,7 @@ class Settings(TypedDict, total=False):
     autocast: torch.dtype | None
     way_back: WayBack
     trust: bool
-    progress: Progress | None
+    progress: Progress
     folder: str | os.PathLike[str] | None
 
 
@@ -64,7 +64,7 @@ def explain(
     autocast: torch.dtype | None = None,
     way_back: WayBack = "interpolate",
     trust: bool = False,
-    progress: Progress | None = None,
+    progress: Progress = silent,
     folder: str | os.PathLike[str] | None = None,
 ) -> "Explanation | Cohort":
     """Explain what a model saw in a scan, or in many.
@@ -151,7 +151,7 @@ class Explainer:
         against: int | str | None = None,
         region: ScanLike | None = None,
         way_back: WayBack = "interpolate",
-        progress: Progress | None = None,
+        progress: Progress = silent,
     ) -> Explanation:
         """Explain one scan; parameters as in `explain`."""
         method = method_named(method)() if isinstance(method, str) else method
@@ -160,7 +160,7 @@ class Explainer:
         space = ModelSpace.of(volume, self.loaded.preprocessing)
         model = self.on(space)
         with _memory_said():
-            output = model.output(space.x)
+            output = model.output(space.x, progress=progress)
             question = Question(
                 target=target,
                 against=against,
@@ -169,9 +169,7 @@ class Explainer:
                 activation=self.loaded.activation,
                 threshold=self.loaded.threshold,
             ).on(output)
-            attribution = method(
-                model, space.x, question.target, **({} if progress is None else {"progress": progress})
-            )
+            attribution = method(model, space.x, question.target, progress=progress)
         relevance = space.back(attribution.values[0], extensive=attribution.extensive, way=way_back)
         return Explanation(
             scan=volume,

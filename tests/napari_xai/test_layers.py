@@ -201,6 +201,7 @@ def test_labels_painted_over_a_scan_are_saved_where_they_lie():
     assert np.allclose(there, wanted)
 
 
+@pytest.mark.filterwarnings("ignore:Non-orthogonal slicing")
 def test_all_that_moves_a_layer_is_in_its_affine():
     rng = np.random.default_rng(0)
     turn = np.eye(4)
