@@ -36,7 +36,7 @@ def summary(explanation: Explanation) -> str:
     numbers = [f"score {score:.4g}"]
     if found.gap is not None:
         gap = float(found.gap[0])
-        numbers.append(f"gap {gap:.2g}" + (f" ({abs(gap / score):.1%} of the score)" if score else ""))
+        numbers.append(f"gap {gap:.2g}" + (f" ({abs(gap / score):.1%})" if score else ""))
     numbers.append(f"{found.provenance.seconds:.1f} s")
     if predicted.labels is None:
         said = [f"{name} {share:.1%}" for name, share in predicted.classes.items()]

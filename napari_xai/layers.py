@@ -12,7 +12,8 @@ from uuid import uuid4
 import nibabel as nib
 import numpy as np
 
-from xai_io import GeometryError, ScanError, Source, Volume
+from xai_io import Display, GeometryError, ScanError, Source, Volume, display_range
+from xai_io.display import display_window
 
 __all__ = ["LABELS", "WORLD", "LayerData", "label_layer", "relevance_layers", "scan_layers", "scan_of", "volume_of"]
 
@@ -23,11 +24,11 @@ LABELS = ("S-I", "A-P", "R-L")
 # (x, y, z) in RAS to (-z, -y, -x).
 WORLD = np.array([[0, 0, -1, 0], [0, -1, 0, 0], [-1, 0, 0, 0], [0, 0, 0, 1]], dtype=np.float64)
 OBLIQUE = 1e-4  # of the voxel size, above which an axis does not lie along the world's
-ENOUGH = 2_000_000  # voxels that a percentile is read from
+THRESHOLD = 0.1  # of the range, below which nothing is shown
 
 
 def scan_layers(scan: Volume, name: str = "scan") -> list[LayerData]:
-    """One grey image layer for each channel of a scan, with a window from the 1st to the 99.5th percentile.
+    """One grey image layer for each channel of a scan, in the window that pictures of it have.
 
     Only the first of several channels is visible. The layers' metadata say which of them make up one scan.
     """
@@ -38,7 +39,7 @@ def scan_layers(scan: Volume, name: str = "scan") -> list[LayerData]:
             {
                 "name": name if scan.channels == 1 else f"{name}, channel {c}",
                 "colormap": "gray",
-                "contrast_limits": _window(channel),
+                "contrast_limits": display_window(scan.with_data(channel[None], units=scan.units)),
                 "visible": c == 0,
                 **placed(scan, role="scan", scan=key, channel=c, channels=scan.channels, source=scan.source),
             },
@@ -57,23 +58,23 @@ def label_layer(labels: Volume, name: str) -> LayerData:
 def relevance_layers(relevance: Volume, name: str, record: Mapping[str, Any]) -> list[LayerData]:
     """Overlays on the scan: diverging, symmetric about zero, transparent at zero.
 
-    Of several input channels there is one layer each, hidden at first, and their sum on top; all on one scale.
-    The record travels in the layers' metadata.
+    Scale, colours and threshold are those of exported pictures. Of several input channels there is one layer each,
+    hidden at first, and their sum on top; all on one scale. The record travels in the layers' metadata.
     """
     maps = [(name, relevance.data[0], True)]
     if relevance.channels > 1:
         maps = [(f"{name}, channel {c}", channel, False) for c, channel in enumerate(relevance.data)]
         maps.append((f"{name}, all channels", relevance.data.sum(0), True))
-    limit = max(_limit(values) for _, values, _ in maps)
+    limit = max(display_range(relevance.with_data(values[None])) for _, values, _ in maps)
+    colors = Display(window=(0, 1), limit=limit, threshold=THRESHOLD * limit).table()
     return [
         (
             _turned(relevance, values),
             {
                 "name": title,
-                "colormap": {"name": "relevance", "colors": diverging_colors()},
+                "colormap": {"name": "relevance", "colors": colors},
                 "contrast_limits": (-limit, limit),
                 "blending": "translucent_no_depth",
-                "opacity": 0.8,
                 "visible": visible,
                 **placed(relevance, role="relevance", provenance=dict(record)),
             },
@@ -81,14 +82,6 @@ def relevance_layers(relevance: Volume, name: str, record: Mapping[str, Any]) ->
         )
         for title, values, visible in maps
     ]
-
-
-def diverging_colors(steps: int = 257) -> np.ndarray:
-    """(steps, 4) RGBA from blue over transparent to red; the middle one is exactly zero relevance."""
-    t = np.linspace(-1, 1, steps)[:, None]
-    strength = np.abs(t)
-    red, blue = np.array([[1.0, 0.25, 0.1]]), np.array([[0.15, 0.45, 1.0]])
-    return np.hstack([np.where(t >= 0, red, blue), np.clip(1.5 * strength, 0, 1)])
 
 
 def placed(volume: Volume, **more: Any) -> dict[str, Any]:
@@ -165,18 +158,3 @@ def _turn(volume: Volume) -> np.ndarray:
 
 def _turned(volume: Volume, channel: np.ndarray) -> np.ndarray:
     return np.asarray(nib.orientations.apply_orientation(channel, _turn(volume)))
-
-
-def _limit(values: np.ndarray) -> float:
-    """The 99.5th percentile of a map's magnitude, where it is neither zero nor NaN; 1 for an empty map."""
-    magnitude = np.abs(values[(values != 0) & np.isfinite(values)])
-    return float(np.percentile(magnitude, 99.5)) if magnitude.size else 1.0
-
-
-def _window(channel: np.ndarray) -> tuple[float, float]:
-    step = max(1, round((channel.size / ENOUGH) ** (1 / 3)))
-    low, high = (float(v) for v in np.percentile(channel[::step, ::step, ::step], [1, 99.5]))
-    if high > low:
-        return low, high
-    low, high = float(channel.min()), float(channel.max())
-    return (low, high) if high > low else (low, low + 1.0)

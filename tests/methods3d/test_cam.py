@@ -23,7 +23,14 @@ def test_it_is_captums(make, volume, layer, relu):
     torch.testing.assert_close(found.values, theirs, rtol=1e-9, atol=1e-14)
 
 
-def test_a_slow_cam_of_a_region(make, volume, region):
+def cells(mask, shape):
+    """Whether any voxel of a mask falls into each cell of a coarser grid that divides it."""
+    (i, a), (j, b), (k, c) = ((n, m // n) for n, m in zip(shape, mask.shape, strict=True))
+    return mask.reshape(i, a, j, b, k, c).any(5).any(3).any(1)
+
+
+@pytest.mark.parametrize("average", ["region", "everywhere"])
+def test_a_slow_cam_of_a_region(make, volume, region, average):
     """Seg-Grad-CAM written out: gradients of the region's mean by autograd, channel by channel."""
     net, x = make("unet"), volume(1, 1, 16, 16, 16)
     mask = region((16, 16, 16), (2, 9), (4, 12), (0, 16))
@@ -33,13 +40,16 @@ def test_a_slow_cam_of_a_region(make, volume, region):
     y = net(x)
     handle.remove()
     (g,) = torch.autograd.grad(y[0, 1][mask].mean(), kept["a"])
-    slow = sum(g[0, c].mean() * kept["a"][0, c].detach() for c in range(g.shape[1])).relu()
+    where = cells(mask, g.shape[2:]) if average == "region" else torch.ones(g.shape[2:])
+    assert 0 < where.sum() <= where.numel()
+    slow = sum((g[0, c] * where).mean() * kept["a"][0, c].detach() for c in range(g.shape[1])).relu()
     slow = F.interpolate(slow[None, None], size=(16, 16, 16), mode="trilinear", align_corners=False)
-    found = GradCAM(layer=layer)(TorchModel(net), x, RegionScore(1, mask))
+    found = GradCAM(layer=layer, average=average)(TorchModel(net), x, RegionScore(1, mask))
     torch.testing.assert_close(found.values, slow, rtol=1e-9, atol=1e-14)
 
 
-def test_in_windows_all_share_one_set_of_channel_weights(make, volume, region):
+@pytest.mark.parametrize("average", ["region", "everywhere"])
+def test_in_windows_all_share_one_set_of_channel_weights(make, volume, region, average):
     """Written out: weights summed over every window first, then weighted maps blended like predictions."""
     net, x = make("unet"), volume(1, 1, 16, 8, 8)
     mask = region((16, 8, 8), (2, 14), (2, 7), (0, 8))
@@ -56,14 +66,30 @@ def test_in_windows_all_share_one_set_of_channel_weights(make, volume, region):
         y = net(x[:, :, s])
         handle.remove()
         (g,) = torch.autograd.grad((y[0, 1] * mask[s] / count[s]).sum() / mask.sum(), kept["a"])
-        weights = weights + g.mean((2, 3, 4), keepdim=True)
+        where = cells(mask[s], g.shape[2:]) if average == "region" else torch.ones(g.shape[2:])
+        weights = weights + (g * where).mean((2, 3, 4), keepdim=True)
         maps.append(kept["a"].detach())
     expected = torch.zeros(16, 8, 8, dtype=torch.float64)
     for s, a in zip(slices, maps, strict=True):
         cam = (weights * a).sum(1, keepdim=True).relu()
         expected[s] += F.interpolate(cam, size=(8, 8, 8), mode="trilinear", align_corners=False)[0, 0] / count[s]
-    found = GradCAM(layer=layer)(model, x, RegionScore(1, mask))
+    found = GradCAM(layer=layer, average=average)(model, x, RegionScore(1, mask))
     torch.testing.assert_close(found.values[0, 0], expected, rtol=1e-9, atol=1e-14)
+
+
+def test_over_a_region_weights_survive_a_norm_that_takes_away_their_mean(make, volume, region):
+    """Below an instance norm the mean over everything is rounding and borders; over the region it is not."""
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(
+        torch.nn.Conv3d(1, 4, 2, stride=2), torch.nn.InstanceNorm3d(4), torch.nn.ReLU(),
+        torch.nn.Upsample(scale_factor=2), torch.nn.Conv3d(4, 2, 1),
+    ).double()  # fmt: skip
+    x, target = volume(1, 1, 16, 16, 16), RegionScore(1, region((16, 16, 16), (2, 7), (4, 12), (3, 9)))
+    lost = GradCAM(layer="0", average="everywhere", relu=False)(TorchModel(net), x, target)
+    kept = GradCAM(layer="0", relu=False)(TorchModel(net), x, target)
+    assert any("averages to zero" in warning for warning in lost.warnings)
+    assert not kept.warnings
+    assert lost.values.abs().max() < 1e-9 * kept.values.abs().max()
 
 
 # --- nothing below the layer is differentiated ---

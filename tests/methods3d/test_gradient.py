@@ -12,11 +12,14 @@ from methods3d import (
     ClassScore,
     InputXGradient,
     IntegratedGradients,
+    ModelInfo,
     PredictedRegion,
+    RegionScore,
     Saliency,
     TorchModel,
     WindowedModel,
 )
+from methods3d.gradient import flat_tissue
 
 
 @pytest.mark.parametrize("name", ["densenet", "plain", "smooth_classifier"])
@@ -144,3 +147,33 @@ def test_monais_vanilla_grad_doubles_on_a_second_call_and_ours_does_not(make, vo
     ours = [Saliency(absolute=False)(TorchModel(net), x, ClassScore(1)).values for _ in range(2)]
     torch.testing.assert_close(ours[0], once, rtol=1e-10, atol=1e-14)
     assert torch.equal(ours[0], ours[1])
+
+
+# --- the baseline of flat tissue ---
+
+
+def test_flat_tissue_leaves_air_and_levels_the_rest():
+    x = torch.zeros(1, 2, 8, 8, 8, dtype=torch.float64)
+    x[0, 0, 2:6] = torch.linspace(1, 3, 4, dtype=torch.float64)[:, None, None]
+    x[0, 1, 4:] = 5.0
+    x[0, 0, 0, 0, 0] = 0.01  # noise in the air
+    flat = flat_tissue(x, air=0.0)
+    assert (flat[0, 0, 2:6] == 2.0).all()
+    assert (flat[0, 1, 4:] == 5.0).all()
+    assert flat[0, 0, 0, 0, 0] == 0.01
+    assert (flat[0, :, :2].abs() <= 0.01).all()
+
+
+def test_from_flat_tissue_an_instance_norm_is_no_singularity(make, volume):
+    """From zero the whole change of the score lies at the path's first thousandth, which no quadrature sees."""
+    net, x = make("unet"), volume(1, 1, 16, 16, 16) + 2
+    x[..., :3] = 0
+    mask = torch.zeros(16, 16, 16, dtype=torch.bool)
+    mask[4:9, 4:9, 4:9] = True
+    info, target = ModelInfo(air=0.0), RegionScore(1, mask)
+    flat = IntegratedGradients(steps=32)(TorchModel(net, info=info), x, target)
+    zero = IntegratedGradients(steps=32, baseline=0.0)(TorchModel(net, info=info), x, target)
+    size = (flat.values.sum() + flat.gap).abs()
+    assert (flat.gap.abs() / size).item() < 0.05
+    assert (zero.gap.abs() / (zero.values.sum() + zero.gap).abs()).item() > (flat.gap.abs() / size).item()
+    assert (flat.values[..., :3] == 0).all()  # air cannot have caused what it did not change

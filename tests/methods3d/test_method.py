@@ -135,7 +135,7 @@ def test_progress_ends_where_it_said_it_would(make, volume, name):
         progress=lambda done, total, partial=None: heard.append((done, total)),
     )  # fmt: skip
     assert heard[-1][0] == heard[-1][1]
-    assert all(a[0] < b[0] for a, b in pairwise(heard))
+    assert all(a[0] <= b[0] for a, b in pairwise(heard))
 
 
 @pytest.mark.parametrize("name", ["saliency", "input-x-gradient", "integrated-gradients", "grad-cam"])

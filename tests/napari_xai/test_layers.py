@@ -8,7 +8,7 @@ import pytest
 
 from napari_xai._writer import layer_volume
 from napari_xai.layers import WORLD, label_layer, relevance_layers, scan_layers, scan_of, volume_of
-from xai_io import ExportError, GeometryError, ScanError, Source, Volume, read_volume, write_nifti
+from xai_io import ExportError, GeometryError, ScanError, Source, Volume, display_for, read_volume, write_nifti
 
 napari = pytest.importorskip("napari", reason="needs the gui extra")
 from napari.components import ViewerModel  # noqa: E402
@@ -137,9 +137,19 @@ def test_relevance_is_symmetric_and_transparent_at_zero():
     assert low == -high
     blue, nothing, red = layer.colormap.map(np.array([0.0, 0.5, 1.0]))
     assert nothing[3] == 0
-    assert blue[3] == red[3] == 1
+    assert blue[3] == red[3] > 0.9
     assert blue[2] > blue[0]
     assert red[0] > red[2]
+
+
+def test_overlays_look_as_exported_pictures_do():
+    scan = glove("RAS")
+    relevance = scan.with_data(scan.data - 5)
+    wanted = display_for(scan, relevance)
+    image, overlay = scan_layers(scan)[0][1], relevance_layers(relevance, "lrp", {})[0][1]
+    assert image["contrast_limits"] == wanted.window
+    assert overlay["contrast_limits"] == (-wanted.limit, wanted.limit)
+    assert np.array_equal(overlay["colormap"]["colors"], wanted.table())
 
 
 def test_channels_share_one_scale_and_their_sum_is_shown():
