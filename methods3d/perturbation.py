@@ -1,11 +1,14 @@
 """Methods that change the scan and watch the score."""
 
+import itertools
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
+from torch import Tensor
 
 from methods3d.errors import ParameterError
 from methods3d.method import Method, Relevance, setting
@@ -13,6 +16,7 @@ from methods3d.types import Box, Cost, Edit, Explainable, ModelInfo, Progress, T
 
 __all__ = ["Occlusion"]
 
+KEPT = 0.1  # of the boxes of a level, those that moved the score most: where the next one looks
 PARTIAL_EVERY = 2.0  # seconds between partial maps
 
 
@@ -22,69 +26,88 @@ class Occlusion(Method):
 
     A voxel's value is the mean drop over the boxes that cover it. A box that holds nothing but the fill
     value changes nothing and is not run; in windows only those that a box touches are run.
+
+    With several levels it goes from coarse to fine: boxes of 2, 4 … times the size and stride first, and
+    smaller ones only where the tenth of the boxes that moved the score most lie. A voxel keeps the value of the
+    finest boxes that covered it. One level runs every box, as the paper does.
     """
 
     name: ClassVar[str] = "occlusion"
     source: ClassVar[str] = "Zeiler, Fergus 2014, sec. 4.2, as the drop T(x) - T(x without the box)"
 
-    size: float = setting(16.0, "edge of the box", above=0)
-    stride: float = setting(8.0, "distance between boxes", above=0)
+    size: float = setting(12.0, "edge of the (finest) box", above=0)
+    stride: float = setting(6.0, "distance between (the finest) boxes", above=0)
     unit: Literal["mm", "voxel"] = setting("mm", "unit of size and stride")
+    levels: int = setting(3, "1 runs every box; more go from coarse to fine, halving the box", at_least=1, at_most=6)
     fill: float | None = setting(None, "value of covered voxels on the model's intensity scale; none: its air value")
     batch: int = setting(8, "boxes evaluated at once", at_least=1)
 
     def attribute(self, model: Explainable, x: Volume5d, target: Target, progress: Progress) -> Relevance:
         """T(x) - T(x without the box), averaged over the boxes that cover a voxel."""
-        boxes = self.boxes((x.shape[2], x.shape[3], x.shape[4]), model.info)
+        levels = self.boxes((x.shape[2], x.shape[3], x.shape[4]), model.info)
+        planned = self._planned(levels)
         fill = model.info.air if self.fill is None else self.fill
-        values = torch.zeros_like(x)
-        cover = x.new_zeros(x.shape[2:])
-        for box in boxes:
-            cover[box] += 1
-        scores = []
+        values, scores = torch.zeros_like(x), []
+        done, said, shown = 0, 0, time.monotonic()
         for n in range(len(x)):
             one = x[n : n + 1]
             bound, score = model.bind(one, target.sample(n, len(x)))
             scores.append(score)
-            edits = [
-                Edit(box, fill, slice(c, c + 1))
-                for c in range(x.shape[1])
-                for box in boxes
-                if not bool((one[(0, c, *box)] == fill).all())
-            ]
-            done, shown = 0, time.monotonic()
-            for after in model.edited(one, bound, edits, batch=self.batch):
-                for edit, drop in zip(edits[done : done + len(after)], (score - after).tolist(), strict=True):
-                    values[(n, edit.channels, *edit.box)] += drop
-                done += len(after)
-                partial = None
-                if time.monotonic() - shown > PARTIAL_EVERY:
-                    partial, shown = values / cover.clamp(min=1), time.monotonic()
-                progress(n * len(edits) + done, len(x) * len(edits), partial)
-        return Relevance(values / cover.clamp(min=1), torch.cat(scores), extensive=False)
+            for c in range(x.shape[1]):
+                later = sum(planned) * (len(x) * x.shape[1] - n * x.shape[1] - c - 1)
+                moved: list[Box] = []
+                for level, boxes in enumerate(levels):
+                    near = [box for box in boxes if level == 0 or any(_overlap(box, other) for other in moved)]
+                    same = [bool((one[(0, c, *box)] == fill).all()) for box in near]
+                    run = [box for box, empty in zip(near, same, strict=True) if not empty]
+                    edits = [Edit(box, fill, slice(c, c + 1)) for box in run]
+                    drops: list[float] = []
+                    total = done + len(run) + sum(planned[level + 1 :]) + later
+                    for after in model.edited(one, bound, edits, batch=self.batch):
+                        drops += (score - after).tolist()
+                        done += len(after)
+                        partial = None
+                        if time.monotonic() - shown > PARTIAL_EVERY:
+                            partial, shown = values.clone(), time.monotonic()
+                            _lay(partial[n, c], run[: len(drops)], drops)
+                        progress(done, total, partial)
+                        said = total
+                    empty_ones = [box for box, empty in zip(near, same, strict=True) if empty]
+                    _lay(values[n, c], run + empty_ones, drops + [0.0] * len(empty_ones))
+                    order = torch.tensor(drops).abs().argsort(descending=True, stable=True)
+                    moved = [run[i] for i in order[: math.ceil(KEPT * len(run))].tolist()]
+        if said != done:  # the last levels had nothing to run
+            progress(done, done)
+        return Relevance(values, torch.cat(scores), extensive=False)
 
-    def boxes(self, shape: tuple[int, int, int], info: ModelInfo) -> list[Box]:
-        """Boxes that cover a grid; the last along an axis ends with it.
+    def boxes(self, shape: tuple[int, int, int], info: ModelInfo) -> list[list[Box]]:
+        """Boxes that cover a grid, level by level, the coarsest first; the last along an axis ends with it.
 
         Raises
         ------
         ParameterError : mm are asked for but the spacing is unknown, or the box is larger than the grid.
         """
         sizes, strides = self._voxels(self.size, info), self._voxels(self.stride, info)
-        starts = []
-        for n, size, stride in zip(shape, sizes, strides, strict=True):
+        for n, size in zip(shape, sizes, strict=True):
             if size > n:
                 raise ParameterError(
                     f"occlusion: a box of {self.size:g} {self.unit} is {size} voxels wide, but the scan has {n}: "
                     "give a smaller size."
                 )
-            starts.append(sorted({*range(0, n - size + 1, stride), n - size}))
-        return [
-            (slice(i, i + sizes[0]), slice(j, j + sizes[1]), slice(k, k + sizes[2]))
-            for i in starts[0]
-            for j in starts[1]
-            for k in starts[2]
-        ]
+        levels = []
+        for factor in (2**level for level in reversed(range(self.levels))):
+            starts = []
+            for n, size, stride in zip(shape, sizes, strides, strict=True):
+                last = n - min(factor * size, n)
+                starts.append(sorted({*range(0, last + 1, factor * stride), last}))
+            wide = [min(factor * size, n) for n, size in zip(shape, sizes, strict=True)]
+            levels.append(
+                [
+                    (slice(i, i + wide[0]), slice(j, j + wide[1]), slice(k, k + wide[2]))
+                    for i, j, k in itertools.product(*starts)
+                ]
+            )
+        return levels
 
     def _voxels(self, length: float, info: ModelInfo) -> Sequence[int]:
         if self.unit == "voxel":
@@ -95,6 +118,30 @@ class Occlusion(Method):
             )
         return [max(1, round(length / s)) for s in info.spacing]
 
+    def _planned(self, levels: Sequence[Sequence[Box]]) -> list[int]:
+        """How many boxes each level runs at most."""
+        ratio = math.ceil(self.size / self.stride)
+        each = (3 * ratio + 1) ** 3  # boxes of half the size and stride that one box can meet
+        planned = [len(levels[0])]
+        for boxes in levels[1:]:
+            planned.append(min(len(boxes), math.ceil(KEPT * planned[-1]) * each))
+        return planned
+
     def cost(self, model: Explainable, shape: tuple[int, int, int]) -> Cost:
         """At most one forward a box over all windows that it can touch, and a clean one; empty boxes are free."""
-        return Cost(forward=model.passes(shape) * (1 + len(self.boxes(shape, model.info))), backward=0)
+        boxes = sum(self._planned(self.boxes(shape, model.info)))
+        return Cost(forward=model.passes(shape) * (1 + boxes), backward=0)
+
+
+def _overlap(a: Box, b: Box) -> bool:
+    return all(p.start < q.stop and q.start < p.stop for p, q in zip(a, b, strict=True))
+
+
+def _lay(values: Tensor, boxes: Sequence[Box], drops: Sequence[float]) -> None:
+    """Write the mean drop over the covering boxes into the voxels (i, j, k) that any box covers."""
+    total, cover = torch.zeros_like(values), torch.zeros_like(values)
+    for box, drop in zip(boxes, drops, strict=True):
+        total[box] += drop
+        cover[box] += 1
+    covered = cover > 0
+    values[covered] = total[covered] / cover[covered]

@@ -82,7 +82,7 @@ def test_settings_out_of_range_are_refused_before_any_work(cls, settings, said):
 
 
 def test_whole_numbers_serve_as_numbers():
-    assert Occlusion(size=4, stride=2, fill=None).size == 4
+    assert Occlusion(levels=1, size=4, stride=2, fill=None).size == 4
     assert LRP(gamma=1).gamma == 1
 
 

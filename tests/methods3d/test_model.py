@@ -34,7 +34,7 @@ METHODS = [
     InputXGradient(),
     IntegratedGradients(steps=3, batch=2),
     GradCAM(),
-    Occlusion(size=8, stride=8, unit="voxel"),
+    Occlusion(levels=1, size=8, stride=8, unit="voxel"),
     LRP(),
 ]
 by_name = pytest.mark.parametrize("method", METHODS, ids=lambda m: m.name)
@@ -193,7 +193,13 @@ def mirrored(net: nn.Module) -> nn.Module:
 )
 @pytest.mark.parametrize(
     "method",
-    [*METHODS[:3], GradCAM(layer="3"), Occlusion(size=6, stride=2, unit="voxel"), LRP(), LRP(gamma=0.0, bias="absorb")],
+    [
+        *METHODS[:3],
+        GradCAM(layer="3"),
+        Occlusion(levels=1, size=6, stride=2, unit="voxel"),
+        LRP(),
+        LRP(gamma=0.0, bias="absorb"),
+    ],
     ids=str,
 )
 def test_a_turned_scan_has_a_turned_map(make, volume, method, turn):

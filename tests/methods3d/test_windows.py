@@ -29,7 +29,7 @@ from methods3d import (
 from methods3d.grid import Grid
 
 SMALLEST = [Saliency(), InputXGradient(), IntegratedGradients(steps=3, batch=2), LRP(), GradCAM()]
-BOXES = Occlusion(size=8, stride=4, unit="voxel")
+BOXES = Occlusion(levels=1, size=8, stride=4, unit="voxel")
 
 
 def through_monai(net: nn.Module, x: Any, target: Any, **windows: Any) -> tuple[Any, Any, Any]:
@@ -187,7 +187,7 @@ def test_occlusion_runs_only_the_windows_that_a_box_touches(make, volume, region
     net, x = make("gated"), volume(1, 1, 32, 8, 8)
     x[..., :16, :, :] = 0  # air: boxes there change nothing
     model = WindowedModel(net, 8, overlap=0.0)  # four windows in a row
-    method = Occlusion(size=8, stride=8, unit="voxel")
+    method = Occlusion(levels=1, size=8, stride=8, unit="voxel")
     whole = torch.ones(32, 8, 8, dtype=torch.bool)
     one = region((32, 8, 8), (24, 32), (0, 8), (0, 8))
 
