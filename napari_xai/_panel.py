@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,7 +67,7 @@ class Panel(QWidget):  # type: ignore[misc]
             self.model.setItemData(self.model.count() - 1, str(path), Qt.ItemDataRole.ToolTipRole)
         self.model.setCurrentIndex(self.model.findData(str(path)))
         self.session.model = path
-        self._start(f"Loading {path.name}", lambda _: (path, Explainer.of(path)), self._model_loaded)
+        self._start(f"Loading {path.name}", lambda _: (path, _loaded(path)), self._model_loaded)
 
     def run(self) -> None:
         """Run what is chosen; what is wrong is said in one notification."""
@@ -292,6 +293,13 @@ class Panel(QWidget):  # type: ignore[misc]
 
     def _choose_listed_model(self) -> None:
         self.choose_model(Path(self.model.currentData()))
+
+
+def _loaded(path: Path) -> Explainer:
+    """A model, and what torch would else import in the midst of its first run."""
+    explainer = Explainer.of(path)
+    import_module("sympy")
+    return explainer
 
 
 def _say(error: Exception) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 
 import lesions
 import monai
+import nibabel
 import numpy as np
 import torch
 from make_volumes import oblique_grid, resampled
@@ -402,7 +403,7 @@ def metadata(sample: Sample, metrics: dict[str, float], minutes: float) -> dict[
         "monai_version": monai.__version__,
         "pytorch_version": torch.__version__.split("+")[0],
         "numpy_version": np.__version__,
-        "required_packages_version": {"nibabel": lesions.nib.__version__},
+        "required_packages_version": {"nibabel": nibabel.__version__},
         "name": sample.name,
         "task": sample.task,
         "description": f"{sample.task}. Trained on synthetic lesions in one averaged brain.",
@@ -462,13 +463,13 @@ def make(sample: Sample, steps: int, folder: Path) -> None:
     start = time.monotonic()
     sample.learn(network, steps)
     minutes = (time.monotonic() - start) / 60
-    with torch.inference_mode(False), torch.no_grad():
+    with torch.no_grad():
         metrics = sample.measure(network, Reader(sample.config))
     print(f"  {minutes:.1f} minutes; {metrics}")
-    save_bundle(sample, network, metadata(sample, metrics, minutes), folder / sample.name)
     name, least = sample.required
     if metrics[name] < least:
-        raise SystemExit(f"{sample.name}: {name} is {metrics[name]}, and {least} is required")
+        raise SystemExit(f"{sample.name}: {name} is {metrics[name]}, and {least} is required; nothing was written")
+    save_bundle(sample, network, metadata(sample, metrics, minutes), folder / sample.name)
 
 
 def main() -> None:

@@ -179,7 +179,7 @@ def test_cancelling_keeps_nothing_and_breaks_nothing(classifier, scan):
 
     explainer = Explainer.of(classifier)
     with pytest.raises(Cancelled):
-        explainer.explain(scan, method=Occlusion(size=16, stride=16), progress=cancel)
+        explainer.explain(scan, method=Occlusion(levels=1, size=16, stride=16), progress=cancel)
     assert not any(m._forward_hooks for m in explainer.network.modules())
     explainer.explain(scan, method="saliency")
 
