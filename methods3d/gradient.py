@@ -7,6 +7,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 
+from methods3d.baselines import flat_tissue
 from methods3d.method import Method, Relevance, setting
 from methods3d.types import Cost, Explainable, Progress, Target, Volume5d
 
@@ -98,14 +99,3 @@ class IntegratedGradients(Method):
         """One forward and backward a step, and the two ends of the path."""
         n = model.passes(shape)
         return Cost(forward=n * (self.steps + 2), backward=n * self.steps)
-
-
-def flat_tissue(x: Volume5d, air: float) -> Volume5d:
-    """The scan with all tissue at its channel's mean, and air as it is: anatomy's outline without its contents.
-
-    Tissue is what differs from air by more than a twentieth of the channel's range.
-    """
-    low, high = x.flatten(2).aminmax(dim=2)
-    tissue = (x - air).abs() > ((high - low) / 20)[:, :, None, None, None]
-    total, count = (x * tissue).flatten(2).sum(2), tissue.flatten(2).sum(2).clamp(min=1)
-    return torch.where(tissue, (total / count)[:, :, None, None, None], x)

@@ -184,7 +184,7 @@ class TorchModel:
             group = edits[start : start + batch]
             copies = x.repeat(len(group), 1, 1, 1, 1)
             for copy, edit in zip(copies, group, strict=True):
-                copy[(edit.channels, *edit.box)] = edit.value
+                copy[(edit.channels, *edit.box)] = edit.values
             yield self.scores(copies, target)
 
     def passes(self, shape: tuple[int, int, int], target: Target | None = None) -> int:

@@ -10,13 +10,14 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from methods3d.baselines import flat_tissue
 from methods3d.errors import ParameterError
 from methods3d.method import Method, Relevance, setting
 from methods3d.types import Box, Cost, Edit, Explainable, ModelInfo, Progress, Target, Volume5d
 
 __all__ = ["Occlusion"]
 
-KEPT = 0.1  # of the boxes of a level, those that moved the score most: where the next one looks
+KEPT = 0.05  # of a level's boxes, those that moved the score most: the next one looks inside them
 PARTIAL_EVERY = 2.0  # seconds between partial maps
 
 
@@ -28,8 +29,9 @@ class Occlusion(Method):
     value changes nothing and is not run; in windows only those that a box touches are run.
 
     With several levels it goes from coarse to fine: boxes of 2, 4 … times the size and stride first, and
-    smaller ones only where the tenth of the boxes that moved the score most lie. A voxel keeps the value of the
-    finest boxes that covered it. One level runs every box, as the paper does.
+    smaller ones only inside the twentieth of them that moved the score most. A voxel keeps the value of the finest
+    level at which every box that covers it was run; the drop of a larger box counts by the share of its volume
+    that the finest box has, as if it came evenly from all of it. One level runs every box, as the paper does.
     """
 
     name: ClassVar[str] = "occlusion"
@@ -39,41 +41,45 @@ class Occlusion(Method):
     stride: float = setting(6.0, "distance between (the finest) boxes", above=0)
     unit: Literal["mm", "voxel"] = setting("mm", "unit of size and stride")
     levels: int = setting(3, "1 runs every box; more go from coarse to fine, halving the box", at_least=1, at_most=6)
-    fill: float | None = setting(None, "value of covered voxels on the model's intensity scale; none: its air value")
+    fill: float | None = setting(
+        None, "value of covered voxels on the model's intensity scale; none: flat tissue, air as it is"
+    )
     batch: int = setting(8, "boxes evaluated at once", at_least=1)
 
     def attribute(self, model: Explainable, x: Volume5d, target: Target, progress: Progress) -> Relevance:
         """T(x) - T(x without the box), averaged over the boxes that cover a voxel."""
         levels = self.boxes((x.shape[2], x.shape[3], x.shape[4]), model.info)
         planned = self._planned(levels)
-        fill = model.info.air if self.fill is None else self.fill
+        covers = [_cover(boxes, x[0, 0]) for boxes in levels]
         values, scores = torch.zeros_like(x), []
         done, said, shown = 0, 0, time.monotonic()
         for n in range(len(x)):
             one = x[n : n + 1]
             bound, score = model.bind(one, target.sample(n, len(x)))
             scores.append(score)
+            filled = flat_tissue(one, model.info.air) if self.fill is None else torch.full_like(one, self.fill)
             for c in range(x.shape[1]):
                 later = sum(planned) * (len(x) * x.shape[1] - n * x.shape[1] - c - 1)
                 moved: list[Box] = []
                 for level, boxes in enumerate(levels):
-                    near = [box for box in boxes if level == 0 or any(_overlap(box, other) for other in moved)]
-                    same = [bool((one[(0, c, *box)] == fill).all()) for box in near]
+                    near = [box for box in boxes if level == 0 or any(_inside(box, other) for other in moved)]
+                    same = [torch.equal(one[(0, c, *box)], filled[(0, c, *box)]) for box in near]
                     run = [box for box, empty in zip(near, same, strict=True) if not empty]
-                    edits = [Edit(box, fill, slice(c, c + 1)) for box in run]
+                    share = _volume(levels[-1][0]) / _volume(boxes[0])
+                    edits = [Edit(box, slice(c, c + 1), filled[(0, slice(c, c + 1), *box)]) for box in run]
                     drops: list[float] = []
                     total = done + len(run) + sum(planned[level + 1 :]) + later
                     for after in model.edited(one, bound, edits, batch=self.batch):
-                        drops += (score - after).tolist()
+                        drops += (share * (score - after)).tolist()
                         done += len(after)
                         partial = None
                         if time.monotonic() - shown > PARTIAL_EVERY:
                             partial, shown = values.clone(), time.monotonic()
-                            _lay(partial[n, c], run[: len(drops)], drops)
+                            _lay(partial[n, c], run[: len(drops)], drops, covers[level])
                         progress(done, total, partial)
                         said = total
                     empty_ones = [box for box, empty in zip(near, same, strict=True) if empty]
-                    _lay(values[n, c], run + empty_ones, drops + [0.0] * len(empty_ones))
+                    _lay(values[n, c], run + empty_ones, drops + [0.0] * len(empty_ones), covers[level])
                     order = torch.tensor(drops).abs().argsort(descending=True, stable=True)
                     moved = [run[i] for i in order[: math.ceil(KEPT * len(run))].tolist()]
         if said != done:  # the last levels had nothing to run
@@ -120,8 +126,8 @@ class Occlusion(Method):
 
     def _planned(self, levels: Sequence[Sequence[Box]]) -> list[int]:
         """How many boxes each level runs at most."""
-        ratio = math.ceil(self.size / self.stride)
-        each = (3 * ratio + 1) ** 3  # boxes of half the size and stride that one box can meet
+        # Boxes of half the size and stride that lie inside one, and one more at a border.
+        each = (math.ceil(self.size / self.stride) + 2) ** 3
         planned = [len(levels[0])]
         for boxes in levels[1:]:
             planned.append(min(len(boxes), math.ceil(KEPT * planned[-1]) * each))
@@ -133,15 +139,26 @@ class Occlusion(Method):
         return Cost(forward=model.passes(shape) * (1 + boxes), backward=0)
 
 
-def _overlap(a: Box, b: Box) -> bool:
-    return all(p.start < q.stop and q.start < p.stop for p, q in zip(a, b, strict=True))
+def _inside(a: Box, b: Box) -> bool:
+    return all(q.start <= p.start and p.stop <= q.stop for p, q in zip(a, b, strict=True))
 
 
-def _lay(values: Tensor, boxes: Sequence[Box], drops: Sequence[float]) -> None:
-    """Write the mean drop over the covering boxes into the voxels (i, j, k) that any box covers."""
-    total, cover = torch.zeros_like(values), torch.zeros_like(values)
+def _volume(box: Box) -> int:
+    return math.prod(side.stop - side.start for side in box)
+
+
+def _cover(boxes: Sequence[Box], like: Tensor) -> Tensor:
+    """How many boxes cover each voxel (i, j, k)."""
+    cover = torch.zeros_like(like)
+    for box in boxes:
+        cover[box] += 1
+    return cover
+
+
+def _lay(values: Tensor, boxes: Sequence[Box], drops: Sequence[float], cover: Tensor) -> None:
+    """Write the mean drop into the voxels (i, j, k) of which every covering box was run."""
+    total = torch.zeros_like(values)
     for box, drop in zip(boxes, drops, strict=True):
         total[box] += drop
-        cover[box] += 1
-    covered = cover > 0
-    values[covered] = total[covered] / cover[covered]
+    whole = _cover(boxes, values) == cover
+    values[whole] = total[whole] / cover[whole]

@@ -124,11 +124,11 @@ class Taps:
 
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """A box of the input, and the value that it takes in the given channels."""
+    """A box of the input, the channels that are changed in it, and the values (c, i, j, k) that they take."""
 
     box: Box
-    value: float
     channels: slice
+    values: Tensor
 
 
 @dataclass(frozen=True, slots=True)

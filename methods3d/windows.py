@@ -288,14 +288,15 @@ class WindowedModel:
     def _edited_window(self, x: Volume5d, grid: Grid, edit: Edit, pair: tuple[int, Box]) -> Volume5d:
         if grid.is_padded and self.padding_mode != "constant":
             copy = x.clone()
-            copy[(slice(None), edit.channels, *edit.box)] = edit.value
+            copy[(slice(None), edit.channels, *edit.box)] = edit.values
             return grid.windows(copy, [pair], self.cval, self.padding_mode)
         window = grid.windows(x, [pair], self.cval, self.padding_mode).clone()
-        inside = tuple(
-            slice(max(e.start + lo - b.start, 0), max(e.stop + lo - b.start, 0))
-            for e, b, lo in zip(edit.box, pair[1], grid.before, strict=True)
-        )
-        window[(slice(None), edit.channels, *inside)] = edit.value
+        inside, part = [], []  # the box as the window sees it, and the part of the box that it sees
+        for e, b, lo in zip(edit.box, pair[1], grid.before, strict=True):
+            start, stop = max(e.start + lo, b.start), min(e.stop + lo, b.stop)
+            inside.append(slice(start - b.start, stop - b.start))
+            part.append(slice(start - e.start - lo, stop - e.start - lo))
+        window[(slice(None), edit.channels, *inside)] = edit.values[(slice(None), *part)]
         return window
 
     def _windowed(self, windows: Volume5d) -> Output:

@@ -286,14 +286,16 @@ def demo(out: Path, as_json: bool) -> None:
     if as_json:
         _print_json(rows)
         return
-    table = Table("model", "method", "seconds", "lesion share", "peak in lesion", "gap", "warnings")
+    table = Table("model", "method", "seconds", "lesion share", "peak in lesion", "gap")
     for row in rows:
         gap = "" if row["gap"] is None else f"{row['gap']:.2g}"
-        table.add_row(
-            row["model"], row["method"], f"{row['seconds']:.1f}", f"{row['concentration']:.0f} x",
-            "yes" if row["peak_in_lesion"] else "no", gap, _plain("; ".join(row["warnings"])),
-        )  # fmt: skip
+        inside = "yes" if row["peak_in_lesion"] else "no"
+        name = row["model"].removeprefix("lesion_")
+        table.add_row(name, row["method"], f"{row['seconds']:.1f}", f"{row['concentration']:.0f} x", inside, gap)
     OUT.print(table)
+    for row in rows:
+        for warning in row["warnings"]:
+            OUT.print(f"{row['model'].removeprefix('lesion_')}, {row['method']}: {_plain(warning)}")
     OUT.print(
         "lesion share: share of positive relevance inside the lesion, over the lesion's share of the brain.\n"
         f"Written to {out}: for each model and method relevance.nii.gz, montage.png and provenance.json."

@@ -19,7 +19,7 @@ from methods3d import (
     TorchModel,
     WindowedModel,
 )
-from methods3d.gradient import flat_tissue
+from methods3d.baselines import flat_tissue
 
 
 @pytest.mark.parametrize("name", ["densenet", "plain", "smooth_classifier"])
