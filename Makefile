@@ -11,6 +11,8 @@ demo: .venv/core.stamp          ## explain the sample brain with both sample mod
 gui: .venv/gui.stamp            ## napari with the sample brain and the Explain widget
 	$(BIN)/napari-xai gui
 
+# One thread: the networks in tests are tiny, and waiting threads would keep the second core from the viewer.
+test: export OMP_NUM_THREADS = 1
 test: .venv/dev.stamp system    ## style, types, import contracts, tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
