@@ -10,17 +10,18 @@ the seed g S_w / G_w in place. A window whose seed is zero contributes nothing a
 T is linear and reads a given region, S needs no Y: nothing is stitched at all.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from methods3d.errors import ModelOutputError, ParameterError
+from methods3d.errors import ParameterError
 from methods3d.grid import Grid, Shape
-from methods3d.model import OutputChoice, TorchModel, score_and_cotangent
+from methods3d.model import OutputChoice, TorchModel
 from methods3d.rewriting import Rules
+from methods3d.seeds import Seeds, refuse_classifier
 from methods3d.types import (
     Box,
     Edit,
@@ -129,7 +130,7 @@ class WindowedModel:
     def bind(self, x: Volume5d, target: Target) -> tuple[Target, Scores]:
         """The target bound on x's prediction and its value; only the windows that it reads are run."""
         grid = self._grid(x)
-        seeds = _Seeds(self, x, grid, target)
+        seeds = self._seeds(x, grid, target)
         if seeds.lazy:
             for group in _batches(seeds.active, self.sw_batch_size):
                 seeds.add_scores(self._windowed(grid.windows(x, group, self.cval, self.padding_mode)), group)
@@ -144,7 +145,7 @@ class WindowedModel:
     ) -> Gradient:
         """The target's exact derivative in x, over the stitched prediction."""
         grid = self._grid(x)
-        seeds = _Seeds(self, x, grid, target, progress)
+        seeds = self._seeds(x, grid, target, progress)
         home = self.device or x.device
         total = torch.zeros((len(x), x.shape[1], *grid.padded), dtype=_precise(self), device=home)
         absorbed: dict[str, Tensor] = {}
@@ -185,7 +186,7 @@ class WindowedModel:
     def taps(self, x: Volume5d, layer: str, target: Target | None = None) -> Taps:
         """The layer's activation in every window; with a target, its gradient too, in windows that have one."""
         grid = self._grid(x)
-        seeds = None if target is None else _Seeds(self, x, grid, target)
+        seeds = None if target is None else self._seeds(x, grid, target)
 
         def windows() -> Iterator[Tap]:
             for group in _batches(grid.pairs(len(x)) if seeds is None else seeds.active, self.sw_batch_size):
@@ -215,7 +216,7 @@ class WindowedModel:
         clean windows that a batch of edits touches once more.
         """
         grid = self._grid(x)
-        seeds = _Seeds(self, x, grid, target)
+        seeds = self._seeds(x, grid, target)
         if seeds.lazy or target.linear:
             yield from self._edited_linear(x, grid, seeds, edits, batch)
         else:
@@ -230,7 +231,7 @@ class WindowedModel:
     # --- how ---
 
     def _edited_linear(
-        self, x: Volume5d, grid: Grid, seeds: "_Seeds", edits: Sequence[Edit], batch: int
+        self, x: Volume5d, grid: Grid, seeds: Seeds, edits: Sequence[Edit], batch: int
     ) -> Iterator[Tensor]:
         clean: list[Tensor] = []
         for group in _batches(seeds.active, self.sw_batch_size):
@@ -255,7 +256,7 @@ class WindowedModel:
                     change[e] += value - clean[w]
             yield base + change
 
-    def _edited(self, x: Volume5d, grid: Grid, seeds: "_Seeds", edits: Sequence[Edit], batch: int) -> Iterator[Tensor]:
+    def _edited(self, x: Volume5d, grid: Grid, seeds: Seeds, edits: Sequence[Edit], batch: int) -> Iterator[Tensor]:
         stitched = seeds.stitched
         assert stitched is not None  # a target that is not lazy was bound on it
         weight, norm = grid.weight.to(stitched), grid.norm.to(stitched)
@@ -301,7 +302,7 @@ class WindowedModel:
 
     def _windowed(self, windows: Volume5d) -> Output:
         y = self.dense.forward(windows)
-        _refuse_classifier(y, tuple(windows.shape[2:]))
+        refuse_classifier(y, tuple(windows.shape[2:]))
         return y
 
     def _stitched(self, x: Volume5d, grid: Grid, pairs: Sequence[tuple[int, Box]], progress: Progress) -> Output:
@@ -321,74 +322,19 @@ class WindowedModel:
         assert total is not None  # there is always a window
         return total.div_(grid.norm.to(total))
 
+    def _seeds(self, x: Volume5d, grid: Grid, target: Target, progress: Progress = silent) -> Seeds:
+        return Seeds(
+            target,
+            grid,
+            len(x),
+            home=self.device or x.device,
+            dtype=_precise(self),
+            stitch=lambda pairs: self._stitched(x, grid, pairs, progress),
+        )
+
     def _grid(self, x: Volume5d) -> Grid:
         shape = (x.shape[2], x.shape[3], x.shape[4])
         return Grid.over(shape, self.roi_size, self.overlap, self.mode, self.sigma_scale, self.dense.dtype)
-
-
-class _Seeds:
-    """What each window's output is multiplied with, g S_w / G_w, and which windows have any.
-
-    Lazy where the target is linear and names the voxels that it reads: then S is taken at the first
-    window's output (it is the same everywhere), and the score is the sum over windows of <seed, f(x_w)>.
-    """
-
-    def __init__(
-        self, model: WindowedModel, x: Volume5d, grid: Grid, target: Target, progress: Progress = silent
-    ) -> None:
-        supports = [target.sample(n, len(x)).support(grid.shape) for n in range(len(x))]
-        home = model.device or x.device
-        self.grid, self.batch, self.home = grid, len(x), home
-        self.bound, self.cotangent, self.stitched = target, None, None
-        self.lazy = target.linear and all(support is not None for support in supports)
-        self.pairs = [
-            pair
-            for n, support in enumerate(supports)
-            for pair in (
-                [(n, box) for box in grid.boxes] if support is None else grid.touching(grid.padded_mask(support), n)
-            )
-        ]
-        if not self.pairs:
-            target.bind(torch.zeros(len(x), 2, *grid.shape))  # raises what is wrong with an empty region
-        if self.lazy:
-            self.active = self.pairs
-            self.scores = self.conserved = torch.zeros(len(x), device=home, dtype=_precise(model))
-            return
-        self.stitched = model._stitched(x, grid, self.pairs, progress)
-        clean = grid.cropped(self.stitched)
-        self.bound = target.bind(clean)
-        self.scores, seed = score_and_cotangent(self.bound, clean)
-        self.conserved = (seed * clean).flatten(1).sum(1)
-        self.cotangent = grid.padded_mask(seed)
-        self.active = [pair for n in range(len(x)) for pair in grid.touching((self.cotangent[n] != 0).any(0), n)]
-
-    def add_scores(self, y: Output, group: Sequence[tuple[int, Box]]) -> None:
-        """Add what these windows contribute to a linear score."""
-        if self.cotangent is None:
-            blank = torch.zeros((self.batch, y.shape[1], *self.grid.shape), dtype=y.dtype, device=self.home)
-            self.bound = self.bound.bind(blank)
-            self.cotangent = self.grid.padded_mask(score_and_cotangent(self.bound, blank)[1])
-        parts = (y.detach() * self.of(group).to(y)).flatten(1).sum(1).to(self.scores)
-        for row, (n, _) in enumerate(group):
-            self.scores[n] += parts[row]
-
-    def cotangent_of(self, group: Sequence[tuple[int, Box]]) -> Callable[[Output], Tensor]:
-        """These windows' seeds as a function of their output; a lazy score is summed up on the way."""
-
-        def cotangent(y: Output) -> Tensor:
-            _refuse_classifier(y, self.grid.roi)
-            if self.lazy:
-                self.add_scores(y, group)
-            return self.of(group).to(y)
-
-        return cotangent
-
-    def of(self, group: Sequence[tuple[int, Box]]) -> Tensor:
-        """The seeds of these windows, (w, k, *roi)."""
-        assert self.cotangent is not None  # set when the target was bound
-        scale = self.grid.weight.to(self.cotangent)
-        norm = self.grid.norm.to(self.cotangent)
-        return torch.stack([self.cotangent[(n, slice(None), *box)] * scale / norm[box] for n, box in group])
 
 
 T = TypeVar("T")
@@ -409,16 +355,3 @@ def _triple(value: Sequence[T] | T, name: str) -> tuple[T, T, T]:
     if len(values) != 3:
         raise ParameterError(f"{name} is {value}: give one number, or one for each of the three axes.")
     return values[0], values[1], values[2]
-
-
-def _refuse_classifier(y: Output, roi: Sequence[int]) -> None:
-    if y.ndim != 5:
-        raise ModelOutputError(
-            "A classifier cannot run in windows, because its score belongs to the whole scan: "
-            "explain it without windows (TorchModel)."
-        )
-    if tuple(y.shape[2:]) != tuple(roi):
-        raise ModelOutputError(
-            f"The network puts out {tuple(y.shape[2:])} voxels for a window of {tuple(roi)}: "
-            "only outputs of the window's own size can be stitched; choose one with output=."
-        )
