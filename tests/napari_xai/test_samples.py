@@ -1,14 +1,19 @@
 """The samples are found, fit each other, and the models do what their metadata say."""
 
+import copy
+import dataclasses
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from napari_xai import explain
+from methods3d import LRP, ClassScore, RegionScore
+from napari_xai import Explainer, explain
 from napari_xai.localisation import concentration, peak
 from napari_xai.samples import BUNDLES, SCANS, sample
+from napari_xai.scan_space import ModelSpace
 from xai_io import Volume, read_volume
 
 
@@ -56,6 +61,30 @@ def test_the_classifier_sees_the_lesion_in_every_form_of_the_scan(name):
     world = found.scan.affine @ [*peak(found.relevance), 1]
     voxel = np.rint(np.linalg.inv(lesion.affine) @ world).astype(int)[:3]
     assert lesion.data[(0, *voxel)] > 0
+
+
+@pytest.mark.parametrize("bundle", ["lesion_classifier", "lesion_segmenter"])
+def test_lrp_conserves_on_both_bundles(bundle):
+    """Sum and absorbed are the score; without biases, norm shifts and running means the sum alone is."""
+    explainer = Explainer.of(sample(f"bundles/{bundle}"))
+    scan = explainer.read(sample("volumes/brain_lesion.nii.gz"))
+    full = LRP()
+    found = explainer.explain(scan, method=full, target="lesion")
+    score, total = found.record["score"], found.record["sum_on_model_grid"]
+    assert total + sum(found.record["absorbed"].values()) == pytest.approx(score, rel=1e-3)
+
+    bare = copy.deepcopy(explainer.network)
+    for module in bare.modules():
+        for name in ("bias", "running_mean"):
+            if isinstance(getattr(module, name, None), torch.Tensor):
+                getattr(module, name).data.zero_()
+    space = ModelSpace.of(scan, explainer.loaded.preprocessing)
+    model = dataclasses.replace(explainer, network=bare).on(space)
+    # Such a network predicts something else: the score is read where the lesion is.
+    lesion = space.region(read_volume(sample("volumes/brain_lesion_mask.nii.gz")))
+    target = ClassScore(1) if bundle == "lesion_classifier" else RegionScore(1, lesion)
+    alone = full(model, space.x, target)
+    assert float(alone.values.sum()) == pytest.approx(float(alone.scores[0]), rel=1e-3)
 
 
 def test_the_clean_brain_is_clean():
