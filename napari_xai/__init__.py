@@ -4,8 +4,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from napari_xai._explain import explain
     from napari_xai.cohort import explain_many
-    from napari_xai.explainer import Explainer, explain
+    from napari_xai.explainer import Explainer
     from napari_xai.explanation import Explanation, Prediction
 
 __all__ = ["Explainer", "Explanation", "Prediction", "explain", "explain_many"]
@@ -14,7 +15,7 @@ _HOME = {
     "Explainer": "explainer",
     "Explanation": "explanation",
     "Prediction": "explanation",
-    "explain": "explainer",
+    "explain": "_explain",
     "explain_many": "cohort",
 }
 

@@ -1,4 +1,4 @@
-"""A scan and a model in, relevance on the scan's own grid out."""
+"""A model made ready: a scan in, relevance on the scan's own grid out."""
 
 import copy
 import hashlib
@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, overload
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,95 +19,10 @@ from napari_xai.question import Question, predicted_labels, probabilities
 from napari_xai.scan_space import ModelSpace, WayBack
 from xai_io import LoadedModel, Volume, WindowSettings, load_model, read_volume
 
-if TYPE_CHECKING:
-    from napari_xai.cohort import Cohort
-
-__all__ = ["Explainer", "explain"]
+__all__ = ["Explainer", "ModelLike", "ScanLike"]
 
 ScanLike = str | os.PathLike[str] | Volume
-Scans = list[ScanLike] | tuple[ScanLike, ...]
 ModelLike = str | os.PathLike[str] | LoadedModel | nn.Module
-
-
-class Settings(TypedDict, total=False):
-    """The keywords of `explain`, for type checkers."""
-
-    method: str | Method
-    target: int | str | Target | None
-    against: int | str | None
-    region: ScanLike | None
-    device: str
-    windows: WindowSettings | Literal["model"] | None
-    output: Any
-    autocast: torch.dtype | None
-    way_back: WayBack
-    trust: bool
-    progress: Progress
-    folder: str | os.PathLike[str] | None
-
-
-@overload
-def explain(scan: ScanLike, model: ModelLike, **settings: Unpack[Settings]) -> Explanation: ...
-@overload
-def explain(scan: Scans, model: ModelLike, **settings: Unpack[Settings]) -> "Cohort": ...
-def explain(
-    scan: ScanLike | Scans,
-    model: ModelLike,
-    *,
-    method: str | Method = "lrp",
-    target: int | str | Target | None = None,
-    against: int | str | None = None,
-    region: ScanLike | None = None,
-    device: str = "auto",
-    windows: WindowSettings | Literal["model"] | None = "model",
-    output: Any = None,
-    autocast: torch.dtype | None = None,
-    way_back: WayBack = "interpolate",
-    trust: bool = False,
-    progress: Progress = silent,
-    folder: str | os.PathLike[str] | None = None,
-) -> "Explanation | Cohort":
-    """Explain what a model saw in a scan, or in many.
-
-    Parameters
-    ----------
-    scan : a NIfTI file, a folder with one DICOM series, or a Volume; or a list of these, which are then
-        explained one after the other into `folder`.
-    model : a MONAI bundle, a TorchScript file, a LoadedModel, or a network (which is not changed).
-    method : a name from `methods3d.methods()`, or a method with its settings.
-    target : class by index or name, or any Target; None asks for what the model predicts.
-    against : the class to compare with ("why X rather than Y"); None is the runner-up. Classifiers only.
-    region : a mask on the scan (path or Volume) that the question is about; None is where the class is
-        predicted. Segmentation only.
-    device : "auto" (a GPU if there is one), "cpu", "cuda:0" ...
-    windows : sliding windows; "model" as the bundle says, None for the whole scan at once.
-    output : which of several outputs to explain: index, key or callable.
-    autocast : torch.float16 or torch.bfloat16 for the forward pass.
-    way_back : "interpolate", or "sum-preserving" (the transpose of interpolation).
-    trust : run the code that a bundle brings.
-    progress : hears of work done; may raise methods3d.Cancelled.
-    folder : for many scans: where their results and the manifest go; a run that was interrupted goes on there.
-
-    Returns
-    -------
-    An Explanation, or for many scans the Cohort with a row for each.
-
-    Raises
-    ------
-    XaiIOError, Methods3dError, ExplainError : in one sentence, what was given, what is allowed, what to do.
-    """
-    explainer = Explainer.of(model, device=device, windows=windows, output=output, autocast=autocast, trust=trust)
-    if isinstance(scan, str | os.PathLike | Volume):
-        return explainer.explain(
-            scan, method=method, target=target, against=against, region=region, way_back=way_back, progress=progress
-        )
-    from napari_xai.cohort import explain_many
-
-    if folder is None or region is not None:
-        raise ExplainError("Many scans need a folder= for their results, and take no region: that belongs to one scan.")
-    return explain_many(
-        scan, explainer, folder, method=method, target=target, against=against, way_back=way_back, progress=progress
-    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,7 +46,7 @@ class Explainer:
         autocast: torch.dtype | None = None,
         trust: bool = False,
     ) -> "Explainer":
-        """Load a model and bring it to its device; parameters as in `explain`."""
+        """Load a model and bring it to its device; parameters as in `napari_xai.explain`."""
         if isinstance(model, nn.Module):
             loaded = LoadedModel(network=model, name=type(model).__name__, hash=_hash(model), form="module")
         else:
@@ -153,7 +68,7 @@ class Explainer:
         way_back: WayBack = "interpolate",
         progress: Progress = silent,
     ) -> Explanation:
-        """Explain one scan; parameters as in `explain`."""
+        """Explain one scan; parameters as in `napari_xai.explain`."""
         method = method_named(method)() if isinstance(method, str) else method
         volume = self.read(scan)
         mask = None if region is None else _mask(region, volume)
