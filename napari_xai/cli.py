@@ -12,7 +12,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 __all__ = ["main"]
 
@@ -286,7 +286,7 @@ def demo(out: Path, as_json: bool) -> None:
     if as_json:
         _print_json(rows)
         return
-    table = Table("model", "method", "seconds", "lesion share", "peak in lesion", "gap")
+    table = Table("model", Column("method", no_wrap=True), "seconds", "lesion share", "peak inside", "gap")
     for row in rows:
         gap = "" if row["gap"] is None else f"{row['gap']:.2g}"
         inside = "yes" if row["peak_in_lesion"] else "no"

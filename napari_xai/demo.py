@@ -11,9 +11,6 @@ from xai_io import read_volume
 
 __all__ = ["run"]
 
-QUICK: dict[str, dict[str, Any]] = {"integrated-gradients": {"steps": 16}}
-"""Settings with which the whole demo takes about a minute on two cores; all others are the methods' own."""
-
 
 def run(out: Path, progress: Progress) -> list[dict[str, Any]]:
     """Explain the brain with a lesion by every method and model, into `out`/model/method; a row for each.
@@ -25,9 +22,7 @@ def run(out: Path, progress: Progress) -> list[dict[str, Any]]:
     lesion = read_volume(sample("volumes/brain_lesion_mask.nii.gz")).data[0] > 0
     brain = read_volume(sample("volumes/brain_mask.nii.gz")).data[0] > 0
     jobs: list[tuple[str, Method]] = [
-        (bundle, cls(**QUICK.get(name, {})))
-        for bundle in ("lesion_classifier", "lesion_segmenter")
-        for name, cls in methods().items()
+        (bundle, cls()) for bundle in ("lesion_classifier", "lesion_segmenter") for cls in methods().values()
     ]
     rows = []
     explainers: dict[str, Explainer] = {}
