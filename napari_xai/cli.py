@@ -286,7 +286,9 @@ def demo(out: Path, as_json: bool) -> None:
     if as_json:
         _print_json(rows)
         return
-    table = Table("model", Column("method", no_wrap=True), "seconds", "lesion share", "peak inside", "gap")
+    table = Table(
+        Column("model", no_wrap=True), Column("method", no_wrap=True), "seconds", "lesion share", "peak inside", "gap"
+    )
     for row in rows:
         gap = "" if row["gap"] is None else f"{row['gap']:.2g}"
         inside = "yes" if row["peak_in_lesion"] else "no"
