@@ -51,7 +51,7 @@ class Explainer:
             loaded = LoadedModel(network=model, name=type(model).__name__, hash=_hash(model), form="module")
         else:
             loaded = model if isinstance(model, LoadedModel) else load_model(model, trust=trust)
-        chosen = _device(device, loaded.network)
+        chosen = _device(device)
         present = next((p.device for p in loaded.network.parameters()), chosen)
         # A copy where it has to move: the caller's network stays where it is.
         network = loaded.network if present == chosen else copy.deepcopy(loaded.network).to(chosen)
@@ -81,7 +81,6 @@ class Explainer:
                 against=against,
                 region=None if mask is None else space.region(mask),
                 classes=self.loaded.classes,
-                activation=self.loaded.activation,
                 threshold=self.loaded.threshold,
             ).on(output)
             attribution = method(model, space.x, question.target, progress=progress)
@@ -96,13 +95,6 @@ class Explainer:
             grid=space.grid,
             way_back=way_back,
         )
-
-    def predict(self, scan: ScanLike) -> Prediction:
-        """What the model says about a scan, on the scan's own grid."""
-        volume = self.read(scan)
-        space = ModelSpace.of(volume, self.loaded.preprocessing)
-        with _memory_said():
-            return self._prediction(self.on(space).output(space.x), space)
 
     def read(self, scan: ScanLike) -> Volume:
         """The scan as a Volume, checked against what the model takes."""
@@ -161,7 +153,7 @@ def _mask(region: ScanLike, scan: Volume) -> Volume:
     return mask
 
 
-def _device(wish: str, network: nn.Module) -> torch.device:
+def _device(wish: str) -> torch.device:
     if wish == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -179,7 +171,7 @@ def _hash(net: nn.Module) -> str:
     total = hashlib.sha256()
     for name, value in net.state_dict().items():
         if isinstance(value, Tensor):
-            total.update(name.encode() + value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+            total.update(name.encode() + value.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
     return total.hexdigest()
 
 

@@ -29,14 +29,13 @@ class Question:
     against : "rather than which class?", by index or name; None: the runner-up (classifiers).
     region : (i, j, k) bool on the model's grid: "why this region?"; None: where the class was predicted.
     classes : class index -> name, as the model has them.
-    activation, threshold : how the model turns logits into labels; a threshold means that classes overlap.
+    threshold : probability above which a voxel is labelled; then classes overlap. None: by argmax.
     """
 
     target: int | str | Target | None = None
     against: int | str | None = None
     region: Tensor | None = None
     classes: Mapping[int, str] | None = None
-    activation: str | None = None
     threshold: float | None = None
 
     def on(self, output: Tensor) -> Answerable:
@@ -57,7 +56,7 @@ class Question:
                 "leave the region out."
             )
         k = self._index(self.target)
-        if max(output.shape[1], 2) == 2 and output.shape[1] == 1 and self.against is None:
+        if output.shape[1] == 1 and self.against is None:
             # One logit is already the margin between its two classes.
             k = int(output[0, 0] > 0) if k is None else k
             return Answerable(ClassScore(k).bind(output), f"why {self._name(k)}")

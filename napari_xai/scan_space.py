@@ -98,7 +98,7 @@ class ModelSpace:
 
     def labels(self, labels: Tensor) -> Volume:
         """A label map (i, j, k) of the model's grid, on the scan's grid, by nearest neighbour."""
-        there = self._on_grid(labels[None].to(torch.uint8).numpy())
+        there = self._on_grid(labels[None].to(torch.int16).numpy())
         return resampled_to(there, self.scan, mode="nearest")
 
     def back(self, values: Tensor, *, extensive: bool, way: WayBack = "interpolate") -> Volume:

@@ -78,8 +78,8 @@ def test_a_mask_painted_on_the_scan_reaches_the_target(segmenter, scan):
     found = explain(scan, segmenter, method="saliency", target="lesion", region=scan.with_data(mask))
     voxels = int(found.question.split("region of ")[1].split()[0])
     assert voxels == pytest.approx(mask.sum() * 1.8 * 1.8 * 3 / 8, rel=0.15)  # the same mm3 in 2 mm voxels
-    where = found.relevance.data[0]
-    assert np.abs(where[10:16, 8:14, 5:9]).mean() > 5 * np.abs(where).mean() * 0.5
+    where = np.abs(found.relevance.data[0])
+    assert where[10:16, 8:14, 5:9].mean() > 2.5 * where.mean()
 
 
 def test_a_mask_on_another_grid_is_refused(segmenter, scan):
@@ -90,7 +90,8 @@ def test_a_mask_on_another_grid_is_refused(segmenter, scan):
 
 def test_a_live_network_is_left_as_it_was(scan):
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Conv3d(1, 4, 3, stride=2), nn.ReLU(), nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(4, 3))
+    head = [nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(4, 3)]
+    net = nn.Sequential(nn.Conv3d(1, 4, 3, stride=2), nn.BatchNorm3d(4), nn.ReLU(), *head)
     net.train()
     net[0].weight.grad = torch.ones_like(net[0].weight)
     before = {name: value.clone() for name, value in net.state_dict().items()}
