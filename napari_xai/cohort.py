@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from methods3d import Method, Progress, Target, silent
+from methods3d import Cancelled, Method, Progress, Target, silent
 from methods3d import method as method_named
 from napari_xai.errors import USER_ERRORS, ExplainError
 from napari_xai.explainer import Explainer, ScanLike
@@ -79,11 +79,13 @@ def explain_many(
     Raises
     ------
     ExplainError : the folder holds a run with other settings, and `overwrite` is False.
+    Cancelled : from `progress`; scans that are done stay done.
     ExportError : the manifest cannot be written.
     """
     method = method_named(method)() if isinstance(method, str) else method
     folder = Path(folder)
     settings = _settings(explainer, method, target, against, way_back)
+    resuming = (folder / MANIFEST).exists()  # then what lies in the cases' folders is this run's own
     done = {} if overwrite else _done(folder, settings)
     folder.mkdir(parents=True, exist_ok=True)
     digits = max(4, len(str(len(scans))))
@@ -101,7 +103,9 @@ def explain_many(
             found = explainer.explain(
                 scan, method=method, target=target, against=against, way_back=way_back, progress=progress
             )
-            found.save(folder / rows[n].case, overwrite=True)
+            found.save(folder / rows[n].case, overwrite=overwrite or resuming)
+        except Cancelled:  # the whole run is meant, not this scan
+            raise
         except USER_ERRORS as failure:
             error = _nameless(str(failure), scan)
         except Exception as failure:  # one scan's surprise must not cost the others

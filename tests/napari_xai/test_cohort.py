@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from methods3d import Cancelled
 from napari_xai import Explainer, explain
 from napari_xai.cohort import explain_many
 from napari_xai.errors import ExplainError
@@ -70,3 +71,23 @@ def test_other_settings_in_the_same_folder_are_refused(files, classifier, tmp_pa
 def test_explain_takes_many(files, classifier, tmp_path):
     cohort = explain([files[0], files[2]], classifier, method="saliency", folder=tmp_path / "out")
     assert [row.status for row in cohort.rows] == ["done", "done"]
+
+
+def test_what_is_not_of_this_run_is_not_overwritten(files, classifier, tmp_path):
+    explainer = Explainer.of(classifier)
+    explainer.explain(files[0], method="saliency").save(tmp_path / "out" / "0001")
+    before = (tmp_path / "out" / "0001" / "relevance.nii.gz").read_bytes()
+    cohort = explain_many(files[:1], explainer, tmp_path / "out", method="input-x-gradient")
+    assert cohort.rows[0].status == "failed"
+    assert "already" in cohort.rows[0].error
+    assert (tmp_path / "out" / "0001" / "relevance.nii.gz").read_bytes() == before
+
+
+def test_cancelling_ends_the_run_and_not_one_scan(files, classifier, tmp_path):
+    def cancel(done, total, partial=None):
+        raise Cancelled("by the test")
+
+    with pytest.raises(Cancelled):
+        explain_many(files, Explainer.of(classifier), tmp_path / "out", method="saliency", progress=cancel)
+    rows = json.loads((tmp_path / "out" / "manifest.json").read_text())["scans"]
+    assert [row["status"] for row in rows] == ["waiting"] * 3
