@@ -7,6 +7,7 @@ __all__ = [
     "Methods3dError",
     "ModelOutputError",
     "ParameterError",
+    "RuleError",
     "TargetError",
     "UnsupportedModelError",
     "VolumeError",
@@ -23,6 +24,10 @@ class VolumeError(Methods3dError, ValueError):
 
 class ParameterError(Methods3dError, ValueError):
     """A method's or a window's parameter is out of range."""
+
+
+class RuleError(Methods3dError, ValueError):
+    """A propagation rule or composite does not exist, or cannot serve where it is asked to."""
 
 
 class TargetError(Methods3dError, ValueError):

@@ -1,10 +1,11 @@
 """Layer-wise relevance propagation: the score, redistributed layer by layer to the voxels."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 from methods3d.method import Method, Relevance, setting
-from methods3d.rules import GammaEpsilon
+from methods3d.propagate import relevance_at, relevance_of
+from methods3d.rules import COMPOSITES, Propagation, composite
 from methods3d.types import Cost, Explainable, Progress, Target, Volume5d
 
 __all__ = ["LRP"]
@@ -17,24 +18,27 @@ class LRP(Method):
     name: ClassVar[str] = "lrp"
     source: ClassVar[str] = "Bach et al. 2015; gamma rule: Montavon et al. 2019, eq. 10.5.2, for inputs of both signs"
 
-    gamma: float = setting(0.25, "how much like-signed contributions are favoured; 0 is LRP-epsilon", at_least=0)
-    epsilon: float = setting(1e-6, "stabiliser, relative to the layer's output", at_least=0)
+    composite: str = setting("gamma", "rules: a composite's name, or written out", choices=tuple(COMPOSITES))
     bias: Literal["spread", "absorb"] = setting(
-        "spread", "biases go to the inputs by |contribution|, or are booked as absorbed"
+        "spread", "biases and norm shifts go to the inputs by |contribution|, or are booked as absorbed"
     )
+    at: str = setting("input", "where relevance is read: the input, or a layer's name")
+
+    def __post_init__(self) -> None:
+        """Refuse rules that do not exist."""
+        super().__post_init__()
+        composite(self.composite)
 
     def attribute(self, model: Explainable, x: Volume5d, target: Target, progress: Progress) -> Relevance:
         """Input x gradient of the rewritten network; the gap is score - sum - absorbed."""
-        rules = GammaEpsilon(gamma=self.gamma, epsilon=self.epsilon, bias=self.bias)
-        scores, gradient, absorbed, uncovered = model.gradient(x, target, rules=rules, progress=progress)
-        values = x * gradient
-        gap = scores - values.flatten(1).sum(1) - sum(absorbed.values())
-        warnings = (
-            (f"no rule covers {', '.join(sorted(uncovered))}: plain gradients were used there",) if uncovered else ()
-        )
-        return Relevance(values, scores, extensive=True, absorbed=absorbed, gap=gap, warnings=warnings)
+        rules = Propagation(composite(self.composite), self.bias)
+        if self.at == "input":
+            found = relevance_of(model, x, target, rules, progress)
+        else:
+            found = relevance_at(model, x, target, rules, self.at)
+        return replace(found, chosen={"composite": str(rules.composite)})
 
     def cost(self, model: Explainable, shape: tuple[int, int, int]) -> Cost:
-        """One pass each way; every linear function is run twice unless gamma is 0 and biases are absorbed."""
-        n = model.passes(shape) * (2 if self.gamma or self.bias == "spread" else 1)
+        """One pass each way; linear functions are run twice, unless every rule is epsilon and biases are absorbed."""
+        n = model.passes(shape) * Propagation(composite(self.composite), self.bias).sums
         return Cost(forward=n, backward=n)

@@ -46,9 +46,11 @@ def setting(
     above: float | None = None,
     at_least: float | None = None,
     at_most: float | None = None,
+    choices: tuple[str, ...] = (),
 ) -> Any:
-    """A method's field: default, one line of help, and the values that are allowed."""
-    return field(default=default, metadata={"help": help, "above": above, "at_least": at_least, "at_most": at_most})
+    """A method's field: default, one line of help, and the values that are allowed; for text, usual choices."""
+    limits = {"above": above, "at_least": at_least, "at_most": at_most}
+    return field(default=default, metadata={"help": help, "choices": choices} | limits)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from methods3d.errors import (
     UnsupportedModelError,
     VolumeError,
 )
-from methods3d.rewriting import Rules
+from methods3d.rewriting import Flow, Rules, Site
 from methods3d.types import (
     Box,
     Edit,
@@ -37,7 +37,8 @@ from methods3d.types import (
 __all__ = ["TorchModel"]
 
 OutputChoice: TypeAlias = int | str | Callable[[Any], Tensor] | None
-Cotangent: TypeAlias = Callable[[Output], Tensor]
+Cotangent: TypeAlias = Callable[[Output, Output | None], Tensor]  # of the output, and of the reference's
+TARGET = Site("", "target")
 
 HALF_PRECISION_SEED = 6  # log2 of a cotangent's size at which float16 neither flushes to zero nor overflows
 
@@ -113,26 +114,28 @@ class TorchModel:
         return self.bind(x, target)[1]
 
     def gradient(
-        self, x: Volume5d, target: Target, *, rules: Rules | None = None, progress: Progress = silent
+        self,
+        x: Volume5d,
+        target: Target,
+        *,
+        rules: Rules | None = None,
+        reference: Volume5d | None = None,
+        progress: Progress = silent,
     ) -> Gradient:
         """The target's derivative in x."""
         scores = conserved = torch.empty(0)
 
-        def cotangent(y: Output) -> Tensor:
+        def cotangent(y: Output, y0: Output | None) -> Tensor:
             nonlocal scores, conserved
-            scores, seed = score_and_cotangent(target.bind(y), y)
+            scores, seed = score_and_cotangent(target.bind(y), y, rules, y0)
             conserved = (seed * y).flatten(1).sum(1)
             return seed
 
-        back = self.pullback(x, cotangent, rules)
+        back = self.pullback(x, cotangent, rules, reference)
         progress(1, 1)
-        absorbed = back.absorbed if rules is None else {**back.absorbed, "target": scores - conserved}
-        return Gradient(
-            scores.to(x.device),
-            back.values.to(x.device),
-            {cause: kept.to(x.device) for cause, kept in absorbed.items()},
-            back.uncovered,
-        )
+        if rules is not None and reference is None:
+            back = back._replace(leaks={**back.leaks, (TARGET, "target"): scores - conserved})
+        return Gradient(scores.to(x.device), *back.to(x.device))
 
     def layers(self, x: Volume5d) -> Sequence[Layer]:
         """Modules that run once and put out a volume, in the order in which they finish."""
@@ -156,11 +159,11 @@ class TorchModel:
                 handle.remove()
         return [layer for name, layer in found.items() if runs[name] == 1]
 
-    def taps(self, x: Volume5d, layer: str, target: Target | None = None) -> Taps:
+    def taps(self, x: Volume5d, layer: str, target: Target | None = None, *, rules: Rules | None = None) -> Taps:
         """The layer's activation, and gradient if a target is given: one tap a sample."""
         scores = torch.empty(0)
 
-        def cotangent(y: Output) -> Tensor:
+        def cotangent(y: Output, y0: Output | None) -> Tensor:
             nonlocal scores
             assert target is not None
             scores, seed = score_and_cotangent(target.bind(y), y)
@@ -169,13 +172,18 @@ class TorchModel:
         def windows() -> Iterator[Tap]:
             whole: Box = (slice(0, x.shape[2]), slice(0, x.shape[3]), slice(0, x.shape[4]))
             places = [(n, whole) for n in range(len(x))]
-            yield from self.tap(x, places, layer, None if target is None else cotangent)
+            yield from self.tap(x, places, layer, None if target is None else cotangent, rules)
 
         return Taps(windows(), lambda: scores.to(x.device))
 
     def blend(self, parts: Iterable[tuple[int, Box, Tensor]], x: Volume5d) -> Tensor:
         """Each sample's map, resampled to the input grid: (b, m, i, j, k)."""
         maps = {n: F.interpolate(m, size=x.shape[2:], mode="trilinear", align_corners=False) for n, _, m in parts}
+        return torch.cat([maps[n] for n in range(len(x))]).to(x.device)
+
+    def gathered(self, parts: Iterable[tuple[int, Box, Tensor]], x: Volume5d) -> Tensor:
+        """Each sample's map with every cell's value shared by its voxels: (b, m, i, j, k)."""
+        maps = {n: shared_by_voxels(m, x.shape[2:]) for n, _, m in parts}
         return torch.cat([maps[n] for n in range(len(x))]).to(x.device)
 
     def edited(self, x: Volume5d, target: Target, edits: Sequence[Edit], *, batch: int) -> Iterator[Tensor]:
@@ -198,29 +206,45 @@ class TorchModel:
         with as_found(self._net), torch.no_grad():
             return self._run(self._placed(x))
 
-    def pullback(self, x: Volume5d, cotangent: Cotangent, rules: Rules | None = None) -> "Pullback":
+    def pullback(
+        self, x: Volume5d, cotangent: Cotangent, rules: Rules | None = None, reference: Volume5d | None = None
+    ) -> "Pullback":
         """One forward pass, and the vector-Jacobian product with cotangent(output)."""
         if rules is not None:
             self._refuse_script("rewriting its functions (LRP)")
         with as_found(self._net), torch.enable_grad():
             leaf = self._placed(x).requires_grad_()
-            mode = None if rules is None else rules.rewriting(len(leaf))
             given = leaf.clone()  # a network may work on its input in place, which a leaf forbids
-            with mode or nullcontext():
+            mode = None if rules is None else rules.rewriting(len(leaf))
+            y0 = None
+            if mode is not None and reference is not None:
+                with torch.no_grad(), mode.over(self._net), mode.reference():
+                    y0 = self._run(self._placed(reference))
+            with mode.over(self._net, given) if mode else nullcontext():
                 y = self._run(given)
-            kept = mode.leaves if mode else {}
             if not y.requires_grad:
                 raise ModelOutputError(
                     "The model's output does not depend differentiably on its input (thresholded or detached?): "
                     "give the logits, choosing them with output=."
                 )
-            values, *shares = self._pulled(y, [leaf, *kept.values()], cotangent(y.detach()))
-        return Pullback(
-            values, dict(zip(kept, shares, strict=True)), frozenset(mode.uncovered) if mode else frozenset()
-        )
+            leaves = [leaf]
+            if mode is not None:
+                mode.note_custom(y)
+                leaves += [*([] if mode.voxels is None else [mode.voxels]), *mode.leaves.values()]
+            values, *shares = self._pulled(y, leaves, cotangent(y.detach(), y0))
+        if mode is None:
+            return Pullback(values, {}, frozenset(), None, {})
+        voxels = None if mode.voxels is None else shares.pop(0)
+        leaks = dict(zip(mode.leaves, shares, strict=True))
+        return Pullback(values, leaks, frozenset(mode.uncovered), voxels, mode.flows or {})
 
     def tap(
-        self, x: Volume5d, places: Sequence[tuple[int, Box]], layer: str, cotangent: Cotangent | None
+        self,
+        x: Volume5d,
+        places: Sequence[tuple[int, Box]],
+        layer: str,
+        cotangent: Cotangent | None,
+        rules: Rules | None = None,
     ) -> Iterator[Tap]:
         """A layer's activation and the vector-Jacobian product there, one tap for each row of x and its place.
 
@@ -253,15 +277,17 @@ class TorchModel:
 
         gradient = seed = None
         handle = module.register_forward_hook(hook)
+        mode = None if rules is None else rules.rewriting(len(x))
         try:
             with as_found(self._net), torch.no_grad():
-                y = self._run(self._placed(x))
+                with mode.over(self._net) if mode else nullcontext():
+                    y = self._run(self._placed(x))
                 if seen and cotangent is not None:
                     if not y.requires_grad:
                         raise LayerError(
                             f"The output does not depend on the layer {layer!r} differentiably: choose another."
                         )
-                    seed = cotangent(y.detach())
+                    seed = cotangent(y.detach(), None)
                     (gradient,) = self._pulled(y, seen, seed)
         except _Reached:
             pass
@@ -347,19 +373,35 @@ class Pullback(NamedTuple):
     """A vector-Jacobian product in float32 or better; fields as in Gradient."""
 
     values: Volume5d
-    absorbed: Mapping[str, Scores]
+    leaks: Mapping[tuple[Site, str], Scores]
     uncovered: frozenset[str]
+    voxels: Volume5d | None
+    flows: Mapping[Site, Flow]
+
+    def to(self, device: torch.device) -> "Pullback":
+        """The same elsewhere."""
+        return self._replace(
+            values=self.values.to(device),
+            leaks={at: kept.to(device) for at, kept in self.leaks.items()},
+            voxels=None if self.voxels is None else self.voxels.to(device),
+        )
 
 
 class _Reached(Exception):  # noqa: N818 - ends a forward pass that nothing above the layer is wanted of
     """The layer was reached."""
 
 
-def score_and_cotangent(bound: Target, y: Output) -> tuple[Scores, Tensor]:
-    """T(Y) and dT/dY, both without a graph."""
-    with torch.enable_grad():
+def score_and_cotangent(
+    bound: Target, y: Output, rules: Rules | None = None, y0: Output | None = None
+) -> tuple[Scores, Tensor]:
+    """T(Y) and dT/dY, both without a graph; with a reference Y0, the multipliers of T(Y) - T(Y0) under the rules."""
+    mode = None if rules is None or y0 is None else rules.rewriting(len(y))
+    if mode is not None and y0 is not None:
+        with torch.no_grad(), mode, mode.reference():
+            bound(y0)
+    with torch.enable_grad(), mode or nullcontext():
         leaf = y.detach().requires_grad_()
-        scores = bound(leaf)
+        scores = bound(leaf * 1)
         if not scores.requires_grad:
             raise TargetError(
                 f"{type(bound).__name__} does not depend differentiably on the model's output: give another target."
@@ -384,6 +426,14 @@ def as_found(net: nn.Module) -> Iterator[None]:
             m.training = flag
         for p, flag in wanted:
             p.requires_grad_(flag)
+
+
+def shared_by_voxels(cells: Tensor, shape: Sequence[int]) -> Tensor:
+    """Cells (b, m, i', j', k') on a finer grid, each shared evenly by the voxels that it covers; the sum is kept."""
+    with torch.enable_grad():
+        fine = torch.zeros(*cells.shape[:2], *shape, dtype=cells.dtype, device=cells.device, requires_grad=True)
+        pooled = F.adaptive_avg_pool3d(fine, list(cells.shape[2:]))  # type: ignore[arg-type]
+        return torch.autograd.grad(pooled, fine, cells)[0]
 
 
 def _precise(value: Tensor) -> Tensor:

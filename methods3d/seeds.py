@@ -8,6 +8,7 @@ from torch import Tensor
 from methods3d.errors import ModelOutputError
 from methods3d.grid import Grid
 from methods3d.model import score_and_cotangent
+from methods3d.rewriting import Rules
 from methods3d.types import Box, Output, Target
 
 __all__ = ["Seeds", "refuse_classifier"]
@@ -29,6 +30,8 @@ class Seeds:
         home: torch.device,
         dtype: torch.dtype,
         stitch: Callable[[Sequence[tuple[int, Box]]], Output],
+        rules: Rules | None = None,
+        stitch_reference: Callable[[Sequence[tuple[int, Box]]], Output] | None = None,
     ) -> None:
         supports = [target.sample(n, batch).support(grid.shape) for n in range(batch)]
         self.grid, self.batch, self.home = grid, batch, home
@@ -50,7 +53,10 @@ class Seeds:
         self.stitched = stitch(self.pairs)
         clean = grid.cropped(self.stitched)
         self.bound = target.bind(clean)
-        self.scores, seed = score_and_cotangent(self.bound, clean)
+        y0 = None  # a linear score has the same multipliers whatever it is compared with
+        if stitch_reference is not None and not self.bound.linear:
+            y0 = grid.cropped(stitch_reference(self.pairs))
+        self.scores, seed = score_and_cotangent(self.bound, clean, rules, y0)
         self.conserved = (seed * clean).flatten(1).sum(1)
         self.cotangent = grid.padded_mask(seed)
         self.active = [pair for n in range(batch) for pair in grid.touching((self.cotangent[n] != 0).any(0), n)]
@@ -65,10 +71,10 @@ class Seeds:
         for row, (n, _) in enumerate(group):
             self.scores[n] += parts[row]
 
-    def cotangent_of(self, group: Sequence[tuple[int, Box]]) -> Callable[[Output], Tensor]:
+    def cotangent_of(self, group: Sequence[tuple[int, Box]]) -> Callable[[Output, Output | None], Tensor]:
         """These windows' seeds as a function of their output; a lazy score is summed up on the way."""
 
-        def cotangent(y: Output) -> Tensor:
+        def cotangent(y: Output, y0: Output | None) -> Tensor:
             refuse_classifier(y, self.grid.roi)
             if self.lazy:
                 self.add_scores(y, group)

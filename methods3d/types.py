@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from methods3d.rewriting import Rules
+from methods3d.rewriting import Flow, Rules, Site
 
 Volume5d: TypeAlias = Float[Tensor, "b c i j k"]
 Output: TypeAlias = Float[Tensor, "b k *spatial"]
@@ -58,12 +58,14 @@ class ModelInfo:
     ----------
     spacing : voxel size of the model's input grid in mm along (i, j, k), or None if unknown.
     air : value of empty background after the model's own intensity scaling.
+    bounds : lowest and highest value that the intensity scaling can give, or None if it has no bounds.
     classes : class index -> name.
     model_hash : SHA-256 of the weights and configuration, "" if unknown.
     """
 
     spacing: tuple[float, float, float] | None = None
     air: float = 0.0
+    bounds: tuple[float, float] | None = None
     classes: Mapping[int, str] = field(default_factory=dict)
     model_hash: str = ""
 
@@ -75,14 +77,26 @@ class Gradient(NamedTuple):
     ----------
     scores : (b,) the target's value.
     values : (b, c, i, j, k) dT/dx; under rules, the rewritten graph's gradient.
-    absorbed : cause -> (b,) relevance kept on the way (empty without rules).
+    leaks : (site, cause) -> (b,) relevance kept on the way (empty without rules).
     uncovered : functions of the network that relevance went through without a rule.
+    voxels : (b, c, i, j, k) relevance that rules gave to voxels whatever their values; None without such rules.
+    flows : site -> relevance in and out of it, if the rules measure that.
     """
 
     scores: Scores
     values: Volume5d
-    absorbed: Mapping[str, Scores]
+    leaks: Mapping[tuple[Site, str], Scores]
     uncovered: frozenset[str]
+    voxels: Volume5d | None = None
+    flows: Mapping[Site, Flow] = {}
+
+    @property
+    def absorbed(self) -> dict[str, Scores]:
+        """Cause -> (b,) relevance kept on the way, over all sites."""
+        total: dict[str, Scores] = {}
+        for (_, cause), kept in self.leaks.items():
+            total[cause] = total[cause] + kept if cause in total else kept
+        return total
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,21 +195,34 @@ class Explainable(Protocol):
         ...
 
     def gradient(
-        self, x: Volume5d, target: Target, *, rules: Rules | None = None, progress: Progress = silent
+        self,
+        x: Volume5d,
+        target: Target,
+        *,
+        rules: Rules | None = None,
+        reference: Volume5d | None = None,
+        progress: Progress = silent,
     ) -> Gradient:
-        """The bound target's derivative in x, exact over the stitched output; `progress` as in `output`."""
+        """The bound target's derivative in x, exact over the stitched output; `progress` as in `output`.
+
+        Under rules that compare x with a reference, `reference` is taken through the same windows and the target.
+        """
         ...
 
     def layers(self, x: Volume5d) -> Sequence[Layer]:
         """Modules that run once and put out a volume, in the order in which they finish; one (window's) forward."""
         ...
 
-    def taps(self, x: Volume5d, layer: str, target: Target | None = None) -> Taps:
-        """The layer's activation, and gradient if a bound target is given, window by window."""
+    def taps(self, x: Volume5d, layer: str, target: Target | None = None, *, rules: Rules | None = None) -> Taps:
+        """The layer's activation, and gradient (under rules) if a target is given, window by window."""
         ...
 
     def blend(self, parts: Iterable[tuple[int, Box, Tensor]], x: Volume5d) -> Tensor:
         """Lay maps made from taps over the input grid, with the weights that stitch the prediction."""
+        ...
+
+    def gathered(self, parts: Iterable[tuple[int, Box, Tensor]], x: Volume5d) -> Tensor:
+        """Add up maps made from taps on the input grid: each cell's value is shared by its voxels, sums are kept."""
         ...
 
     def edited(self, x: Volume5d, target: Target, edits: Sequence[Edit], *, batch: int) -> Iterator[Tensor]:

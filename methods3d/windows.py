@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from methods3d.errors import ParameterError
 from methods3d.grid import Grid, Shape
-from methods3d.model import OutputChoice, TorchModel
-from methods3d.rewriting import Rules
+from methods3d.model import TARGET, OutputChoice, TorchModel, shared_by_voxels
+from methods3d.rewriting import Flow, Rules, Site
 from methods3d.seeds import Seeds, refuse_classifier
 from methods3d.types import (
     Box,
@@ -141,41 +141,56 @@ class WindowedModel:
         return self.bind(x, target)[1]
 
     def gradient(
-        self, x: Volume5d, target: Target, *, rules: Rules | None = None, progress: Progress = silent
+        self,
+        x: Volume5d,
+        target: Target,
+        *,
+        rules: Rules | None = None,
+        reference: Volume5d | None = None,
+        progress: Progress = silent,
     ) -> Gradient:
         """The target's exact derivative in x, over the stitched prediction."""
         grid = self._grid(x)
-        seeds = self._seeds(x, grid, target, progress)
+        seeds = self._seeds(x, grid, target, progress, rules, reference)
         home = self.device or x.device
         total = torch.zeros((len(x), x.shape[1], *grid.padded), dtype=_precise(self), device=home)
-        absorbed: dict[str, Tensor] = {}
+        voxels: Tensor | None = None
+        leaks: dict[tuple[Site, str], Tensor] = {}
+        flows: dict[Site, Flow] = {}
         uncovered: frozenset[str] = frozenset()
         done = 0
 
         for group in _batches(seeds.active, self.sw_batch_size):
-            back = self.dense.pullback(
-                grid.windows(x, group, self.cval, self.padding_mode), seeds.cotangent_of(group), rules
-            )
+            view = [grid.windows(v, group, self.cval, self.padding_mode) for v in (x, reference) if v is not None]
+            back = self.dense.pullback(view[0], seeds.cotangent_of(group), rules, *view[1:]).to(home)
+            if back.voxels is not None and voxels is None:
+                voxels = torch.zeros_like(total)
             for row, (n, box) in enumerate(group):
-                total[(n, slice(None), *box)] += back.values[row].to(home)
-                for cause, kept in back.absorbed.items():
-                    absorbed.setdefault(cause, torch.zeros(len(x), device=home, dtype=kept.dtype))[n] += kept[row].to(
-                        home
-                    )
+                place = (n, slice(None), *box)
+                total[place] += back.values[row]
+                if voxels is not None and back.voxels is not None:
+                    voxels[place] += back.voxels[row]
+                for at, kept in back.leaks.items():
+                    leaks.setdefault(at, torch.zeros(len(x), device=home, dtype=kept.dtype))[n] += kept[row]
+                for site, flow in back.flows.items():
+                    sums = flows.setdefault(site, Flow(flow.rule, torch.zeros(len(x)), torch.zeros(len(x))))
+                    sums.received[n] += flow.received[row]
+                    sums.handed[n] += flow.handed[row]
             uncovered |= back.uncovered
             done += len(group)
             progress(done, len(seeds.active))
-        if rules is not None:
-            absorbed["target"] = seeds.scores - seeds.conserved
+        if rules is not None and reference is None:
+            leaks[TARGET, "target"] = seeds.scores - seeds.conserved
             if grid.is_padded and self.padding_mode == "constant":  # padded voxels are inputs too, and hold cval
-                lost = total.flatten(1).sum(1) - grid.cropped(total).flatten(1).sum(1)
-                absorbed["padding"] = self.cval * lost
-        values = grid.unpadded(total, x, self.cval, self.padding_mode)
+                lost = self.cval * _rim(total, grid) + (0.0 if voxels is None else _rim(voxels, grid))
+                leaks[Site("", "windows"), "padding"] = lost
         return Gradient(
             seeds.scores.to(x.device),
-            values.to(x.device),
-            {cause: kept.to(x.device) for cause, kept in absorbed.items()},
+            grid.unpadded(total, x, self.cval, self.padding_mode).to(x.device),
+            {at: kept.to(x.device) for at, kept in leaks.items()},
             uncovered,
+            None if voxels is None else grid.unpadded(voxels, x, self.cval, self.padding_mode).to(x.device),
+            flows,
         )
 
     def layers(self, x: Volume5d) -> Sequence[Layer]:
@@ -183,7 +198,7 @@ class WindowedModel:
         grid = self._grid(x)
         return self.dense.layers(grid.windows(x, [(0, grid.boxes[0])], self.cval, self.padding_mode))
 
-    def taps(self, x: Volume5d, layer: str, target: Target | None = None) -> Taps:
+    def taps(self, x: Volume5d, layer: str, target: Target | None = None, *, rules: Rules | None = None) -> Taps:
         """The layer's activation in every window; with a target, its gradient too, in windows that have one."""
         grid = self._grid(x)
         seeds = None if target is None else self._seeds(x, grid, target)
@@ -192,7 +207,7 @@ class WindowedModel:
             for group in _batches(grid.pairs(len(x)) if seeds is None else seeds.active, self.sw_batch_size):
                 cotangent = None if seeds is None else seeds.cotangent_of(group)
                 view = grid.windows(x, group, self.cval, self.padding_mode)
-                yield from self.dense.tap(view, group, layer, cotangent)
+                yield from self.dense.tap(view, group, layer, cotangent, rules)
 
         return Taps(windows(), lambda: torch.empty(0) if seeds is None else seeds.scores.to(x.device))
 
@@ -208,6 +223,18 @@ class WindowedModel:
             total[(n, slice(None), *box)] += full * grid.weight.to(full)
         assert total is not None  # there is always a window
         return grid.cropped(total / grid.norm.to(total)).to(x.device)
+
+    def gathered(self, parts: Iterable[tuple[int, Box, Tensor]], x: Volume5d) -> Tensor:
+        """Window maps at any resolution, each cell's value shared by its voxels, added up; padding is left out."""
+        grid = self._grid(x)
+        home = self.device or x.device
+        total: Tensor | None = None
+        for n, box, part in parts:
+            if total is None:
+                total = torch.zeros((len(x), part.shape[1], *grid.padded), dtype=part.dtype, device=home)
+            total[(n, slice(None), *box)] += shared_by_voxels(part, grid.roi)[0].to(home)
+        assert total is not None  # there is always a window
+        return grid.cropped(total).to(x.device)
 
     def edited(self, x: Volume5d, target: Target, edits: Sequence[Edit], *, batch: int) -> Iterator[Tensor]:
         """The bound target's value after each edit of the one sample x; only windows that an edit touches are run.
@@ -322,7 +349,15 @@ class WindowedModel:
         assert total is not None  # there is always a window
         return total.div_(grid.norm.to(total))
 
-    def _seeds(self, x: Volume5d, grid: Grid, target: Target, progress: Progress = silent) -> Seeds:
+    def _seeds(
+        self,
+        x: Volume5d,
+        grid: Grid,
+        target: Target,
+        progress: Progress = silent,
+        rules: Rules | None = None,
+        reference: Volume5d | None = None,
+    ) -> Seeds:
         return Seeds(
             target,
             grid,
@@ -330,6 +365,10 @@ class WindowedModel:
             home=self.device or x.device,
             dtype=_precise(self),
             stitch=lambda pairs: self._stitched(x, grid, pairs, progress),
+            rules=rules,
+            stitch_reference=None
+            if reference is None
+            else lambda pairs: self._stitched(reference, grid, pairs, silent),
         )
 
     def _grid(self, x: Volume5d) -> Grid:
@@ -343,6 +382,11 @@ T = TypeVar("T")
 def _precise(model: WindowedModel) -> torch.dtype:
     """What sums over windows are kept in."""
     return torch.promote_types(model.dense.dtype, torch.float32)
+
+
+def _rim(total: Tensor, grid: Grid) -> Tensor:
+    """The sum over voxels that are padding, (b,)."""
+    return total.flatten(1).sum(1) - grid.cropped(total).flatten(1).sum(1)
 
 
 def _batches(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:

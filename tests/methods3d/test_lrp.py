@@ -23,10 +23,10 @@ CLASSIFIERS = ("densenet", "tokens", "plain", "smooth_classifier")
 VOXELWISE = ("unet", "segresnet", "basicunet", "gated")
 OPTIONS = [
     LRP(),
-    LRP(gamma=0.0, bias="absorb"),
-    LRP(gamma=0.0, epsilon=0.1),
-    LRP(gamma=1.0, epsilon=1e-3, bias="absorb"),
-    LRP(gamma=10.0, epsilon=0.0),
+    LRP(composite="epsilon", bias="absorb"),
+    LRP(composite="epsilon(0.1)"),
+    LRP(composite="gamma(1, 1e-3)", bias="absorb"),
+    LRP(composite="gamma(10, 0)"),
 ]
 
 

@@ -198,7 +198,7 @@ def mirrored(net: nn.Module) -> nn.Module:
         GradCAM(layer="3"),
         Occlusion(levels=1, size=6, stride=2, unit="voxel"),
         LRP(),
-        LRP(gamma=0.0, bias="absorb"),
+        LRP(composite="epsilon", bias="absorb"),
     ],
     ids=str,
 )
