@@ -4,13 +4,12 @@ python benchmarks/localisation.py [--lesions 20] [--write docs/results.md]
 """
 
 import argparse
-import platform
 import statistics
 import sys
 from pathlib import Path
 
 import numpy as np
-import torch
+from _tables import machine, table, write
 from rich.console import Console
 from rich.progress import track
 
@@ -24,8 +23,6 @@ from xai_io import Volume
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "sample_volumes"))
 from lesions import held_out, load_brain  # noqa: E402 - the samples are scripts, not a package
-
-BEGIN, END = "<!-- localisation: begin -->", "<!-- localisation: end -->"
 
 
 def measured(bundle: str, name: str, explainer: Explainer, lesions: int, console: Console) -> dict[str, object]:
@@ -64,13 +61,6 @@ def measured(bundle: str, name: str, explainer: Explainer, lesions: int, console
     }
 
 
-def table(rows: list[dict[str, object]]) -> str:
-    """Rows as a Markdown table."""
-    head = list(rows[0])
-    lines = [head, ["---"] * len(head), *([str(row[name]) for name in head] for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--lesions", type=int, default=20)
@@ -87,14 +77,11 @@ def main() -> None:
         f"{table(rows)}\n\n{given.lesions} lesions drawn from seeds that the models were not trained on; peak after "
         "smoothing by 4 mm (full width at half maximum); lesion share: share of positive relevance inside the lesion, "
         "over the lesion's share of the brain; gap: what the method promises minus what it gives. "
-        f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}."
+        f"{machine()}"
     )
     sys.stdout.write(text + "\n")
     if given.write:
-        page = given.write.read_text(encoding="utf-8")
-        before, rest = page.split(BEGIN)
-        after = rest.split(END)[1]
-        given.write.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", encoding="utf-8")
+        write(given.write, "localisation", text)
 
 
 if __name__ == "__main__":

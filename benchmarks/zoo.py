@@ -104,10 +104,10 @@ def prepared(entry: Entry, seed: int = 0) -> nn.Module:
     return net
 
 
-def volume(entry: Entry, seed: int = 0) -> Tensor:
-    """A scan-like (1, 1, i, j, k): smooth blobs and noise of mean 0 and variance 1, exact zeros around them."""
+def volume(entry: Entry, seed: int = 0, *, air: bool = True) -> Tensor:
+    """A scan-like (1, 1, i, j, k): smooth blobs and noise of mean 0 and variance 1, with air (exact zeros) around."""
     draw = torch.Generator().manual_seed(seed)
-    border = min(entry.shape) // 16
+    border = min(entry.shape) // 16 if air else 0
     inner = [n - 2 * border for n in entry.shape]
     blobs = F.interpolate(torch.randn(1, 1, 6, 6, 6, generator=draw), inner, mode="trilinear", align_corners=True)
     body = blobs + 0.3 * torch.randn(1, 1, *inner, generator=draw)

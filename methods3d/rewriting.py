@@ -275,13 +275,14 @@ class Rewriting(TorchFunctionMode):
             return value
         # What is put out may be worked on in place, which would take a view's hook along.
         alias, flows = value.clone() if received else value.view_as(value), self.flows
+        before = value.detach().clone()
         if value in self._marks:
             self._marks[alias] = self._marks[value]
         if value in self._reaches:
             self._reaches[alias] = self._reaches[value]
 
         def count(gradient: Tensor) -> None:
-            share = self._per_sample(value.detach() * gradient).cpu()
+            share = self._per_sample(before * gradient).cpu()
             if received:
                 flows[received] = flows[received]._replace(received=flows[received].received + share)
             if handed:

@@ -12,7 +12,7 @@ from torch import Tensor
 from methods3d.errors import TargetError
 from methods3d.types import Mask, Output, Scores, Target
 
-__all__ = ["ClassMargin", "ClassScore", "PredictedRegion", "RegionScore", "Regression"]
+__all__ = ["ClassMargin", "ClassScore", "Contrast", "Contrasted", "PredictedRegion", "RegionScore", "Regression"]
 
 
 def class_count(output: Output) -> int:
@@ -285,3 +285,118 @@ class Regression(Target):
     def __call__(self, output: Output) -> Scores:
         """Distance from the reference."""
         return output[:, self.k] - self.reference
+
+
+NEAR_ZERO = 1e-6  # root mean squares of the sample's logits, by which a logit is moved away from zero
+
+
+@dataclass(frozen=True)
+class Contrast(Target):
+    """A class against the others, for methods that start from the relevance r = (dT/dY) Y of the logits.
+
+    With s = dT/dY of the target `of`, class k is explained where s_k > 0: the class of a score or of a region,
+    the first class of a margin. The relevance of the n logits (of one sample, at one voxel) becomes
+
+        others     r_k = s_k y_k            r_m = -s_k y_k / (n - 1)    CLRP1 (Gu, Yang, Tresp 2019)
+        softmax    r_k = s_k p_k (1 - p_k)  r_m = -s_k p_k p_m          SGLRP (Iwana, Kuroki, Uchida 2019)
+
+    with p the softmax over the classes; where s is positive for several classes, theirs are added up. So the sum
+    is 0: what one class gains the others lose. It is bound as the score sum_m w_m y_m with w = r / y held fixed.
+    There y is moved away from zero by 1e-6 root mean squares of its sample's logits: of a logit that is not much
+    larger, a part of the relevance is missing, and one that is exactly zero can hand on none.
+
+    Attributes
+    ----------
+    of : what is explained: a class score, a margin or a region.
+    by : how the other classes share what is held against the explained one: alike, or by their probability.
+    """
+
+    of: Target
+    by: Literal["others", "softmax"] = "others"
+    linear = False  # until it is bound: the weights depend on the prediction
+
+    def bind(self, output: Output) -> "Contrasted":
+        """Decide each logit's relevance."""
+        if isinstance(self.of, Regression):
+            raise TargetError(
+                "A contrast sets a class against the others, but a regressed value is none: explain the value itself."
+            )
+        bound = self.of.bind(output)
+        if output.shape[1] < 2:
+            raise TargetError("A contrast needs at least two logits, but the model has one: explain the score itself.")
+        with torch.enable_grad():
+            leaf = output.detach().requires_grad_()
+            score = bound(leaf * 1)
+            (s,) = torch.autograd.grad(score.sum(), leaf) if score.requires_grad else (torch.zeros_like(leaf),)
+        y, s = output.detach(), s.clamp(min=0)
+        if not (s > 0).flatten(1).any(1).all():
+            raise TargetError(
+                f"{type(self.of).__name__} rises with no logit, so there is no class to set against the others: "
+                "give a class or a region."
+            )
+        r = _against_others(s, y) if self.by == "others" else _against_softmax(s, y)
+        return Contrasted(r / _away_from_zero(y), score.detach())
+
+    def sample(self, n: int, batch: int) -> Target:
+        """The contrast of one sample's target."""
+        return replace(self, of=self.of.sample(n, batch))
+
+    def support(self, shape: tuple[int, int, int]) -> Mask | None:
+        """What the target itself reads."""
+        return self.of.support(shape)
+
+    def __call__(self, output: Output) -> Scores:
+        """The relevance of this very output's logits, added up: about zero."""
+        return self.bind(output.detach())(output)
+
+
+@dataclass(frozen=True, eq=False)
+class Contrasted(Target):
+    """A Contrast once bound: the logits, weighted.
+
+    Attributes
+    ----------
+    weights : (b, n, *spatial), relevance by logit.
+    explained : (b,) the value of the target that the contrast is of.
+    """
+
+    weights: Tensor
+    explained: Scores
+    linear = True
+
+    def bind(self, output: Output) -> Target:
+        """Bound already."""
+        return self
+
+    def sample(self, n: int, batch: int) -> Target:
+        """One sample's weights."""
+        if len(self.weights) == 1:
+            return self
+        return Contrasted(self.weights[n : n + 1], self.explained[n : n + 1])
+
+    def support(self, shape: tuple[int, int, int]) -> Mask | None:
+        """Voxels with a weight, of all samples together; all of a classifier's."""
+        return (self.weights != 0).any(1).any(0) if self.weights.ndim == 5 else None
+
+    def __call__(self, output: Output) -> Scores:
+        """The weighted sum."""
+        return (output * self.weights.to(output)).flatten(1).sum(1)
+
+
+def _against_others(s: Tensor, y: Tensor) -> Tensor:
+    r = s * y
+    return r - (r.sum(1, keepdim=True) - r) / (y.shape[1] - 1)
+
+
+def _against_softmax(s: Tensor, y: Tensor) -> Tensor:
+    """r_m = p_m (s_m (1 - p_m) - sum_{j != m} s_j p_j)."""
+    p = y.softmax(1)
+    top = p.argmax(1, keepdim=True)
+    rest = (1 - p).scatter(1, top, p.scatter(1, top, 0.0).sum(1, keepdim=True))  # 1 - p is rounded where p is near one
+    held = s * p
+    return p * (s * rest - (held.sum(1, keepdim=True) - held))
+
+
+def _away_from_zero(y: Tensor) -> Tensor:
+    rms = y.pow(2).flatten(1).mean(1).sqrt().view(-1, *(1,) * (y.ndim - 1))
+    return y + torch.where(y >= 0, 1.0, -1.0).to(y) * (NEAR_ZERO * rms + torch.finfo(y.dtype).tiny)

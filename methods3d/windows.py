@@ -173,7 +173,7 @@ class WindowedModel:
                 for at, kept in back.leaks.items():
                     leaks.setdefault(at, torch.zeros(len(x), device=home, dtype=kept.dtype))[n] += kept[row]
                 for site, flow in back.flows.items():
-                    sums = flows.setdefault(site, Flow(flow.rule, torch.zeros(len(x)), torch.zeros(len(x))))
+                    sums = flows.setdefault(site, Flow(flow.rule, *(flow.received.new_zeros(len(x)) for _ in range(2))))
                     sums.received[n] += flow.received[row]
                     sums.handed[n] += flow.handed[row]
             uncovered |= back.uncovered

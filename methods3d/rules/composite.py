@@ -12,7 +12,7 @@ from dataclasses import MISSING, dataclass, fields
 from fnmatch import fnmatchcase
 from typing import Any, TypeAlias
 
-from methods3d.errors import LayerError, RuleError
+from methods3d.errors import LayerError, Methods3dError, RuleError
 from methods3d.rules.linear import (
     Absolute,
     AlphaBeta,
@@ -131,9 +131,9 @@ def _read(text: str) -> Rule:
     try:
         values = [float(part) for part in match[2].split(",")] if match[2] and match[2].strip() else []
         rule: Any = kind(*values)
-    except (ValueError, TypeError) as error:
-        if isinstance(error, RuleError):
-            raise
+    except Methods3dError:
+        raise
+    except (ValueError, TypeError):
         names = ", ".join(f.name for f in fields(kind)) or "nothing"
         raise RuleError(f"{text.strip()!r} is not understood: {kind.name} takes {names} as numbers.") from None
     return rule  # type: ignore[no-any-return]

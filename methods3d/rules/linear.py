@@ -6,8 +6,9 @@ R_i = sum_j share_ij R_j. Inputs may have either sign. P and N cost one more lin
 the rule: with a_j = sum_i |x_i| |w_ij|, P = (s + a) / 2 and N = (s - a) / 2.
 
 A share is written as terms (z_j, v_j): z_j is a sum of contributions with its graph, which hands on the
-relevance of the value v_j; the values add up to y_j. The denominators are stabilised by epsilon times
-their root mean square, sample by sample, where the papers have an absolute epsilon.
+relevance of the value v_j; the values add up to y_j. Denominators that may cancel are stabilised by epsilon
+times their root mean square, sample by sample, where the papers have an absolute epsilon; sums of one sign
+need none.
 
 Biases: the papers leave them their share; here they go to the inputs by |contribution| on request
 (`spread`), so that nothing is lost.
@@ -65,6 +66,10 @@ class Epsilon(LinearRule):
     name: ClassVar[str] = "epsilon"
     epsilon: float = 1e-6
 
+    def __post_init__(self) -> None:
+        """Refuse what would turn signs around."""
+        _at_least_zero("epsilon", self.epsilon)
+
     def terms(self, layer: Weighted) -> Terms:
         """S + b."""
         return [(layer.with_bias(layer.s, layer.b), layer.y)]
@@ -85,8 +90,8 @@ class Gamma(LinearRule):
 
     def __post_init__(self) -> None:
         """Refuse what would turn signs around."""
-        if not self.gamma >= 0:
-            raise ParameterError(f"gamma is {self.gamma}, but has to be at least 0.")
+        _at_least_zero("gamma", self.gamma)
+        _at_least_zero("epsilon", self.epsilon)
 
     def terms(self, layer: Weighted) -> Terms:
         """S + b + gamma P, or N."""
@@ -104,6 +109,7 @@ class ZPlus(LinearRule):
 
     name: ClassVar[str] = "z-plus"
     one_sided: ClassVar[bool] = True
+    epsilon = 0.0
 
     def terms(self, layer: Weighted) -> Terms:
         """P."""
@@ -119,6 +125,7 @@ class AlphaBeta(LinearRule):
 
     name: ClassVar[str] = "alpha-beta"
     one_sided: ClassVar[bool] = True
+    epsilon = 0.0
     alpha: float = 2.0
     beta: float = 1.0
 
@@ -141,6 +148,7 @@ class Absolute(LinearRule):
 
     name: ClassVar[str] = "absolute"
     one_sided: ClassVar[bool] = True
+    epsilon = 0.0
 
     def terms(self, layer: Weighted) -> Terms:
         """The sum of |z|."""
@@ -156,6 +164,7 @@ class WSquare(LinearRule):
 
     name: ClassVar[str] = "w-square"
     one_sided: ClassVar[bool] = True
+    epsilon = 0.0
     needs_voxels: ClassVar[bool] = True
 
     def terms(self, layer: Weighted) -> Terms:
@@ -170,6 +179,7 @@ class Flat(LinearRule):
 
     name: ClassVar[str] = "flat"
     one_sided: ClassVar[bool] = True
+    epsilon = 0.0
     needs_voxels: ClassVar[bool] = True
 
     def terms(self, layer: Weighted) -> Terms:
@@ -206,3 +216,8 @@ def _part(layer: Weighted, part: Tensor, sign: int) -> Tensor:
         return part
     same = sign * (sign * layer.b).clamp(min=0)
     return part + layer.mode.constant("bias", same.expand(part.shape))
+
+
+def _at_least_zero(name: str, value: float) -> None:
+    if not 0 <= value < float("inf"):
+        raise ParameterError(f"{name} is {value:g}, but has to be at least 0.")

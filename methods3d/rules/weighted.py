@@ -96,10 +96,10 @@ def rescaled(mode: Rewriting, z: Tensor, value: Tensor, epsilon: float, *, one_s
 
     A one-sided z may have nothing to hand on to: what arrives there is dead.
     """
-    out = z * (value / stabilised(z, epsilon)).detach()
+    dead = z.detach() == 0
+    out = z * torch.where(dead, 0.0, value / stabilised(z, epsilon)).detach()
     rest = value.detach() - out.detach()
     if one_sided:
-        dead = z.detach() == 0
         out = out + mode.constant("dead", torch.where(dead, rest, 0.0))
         rest = torch.where(dead, 0.0, rest)
     return out + mode.constant("stabiliser", rest)

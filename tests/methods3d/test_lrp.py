@@ -12,12 +12,16 @@ from methods3d import (
     ClassMargin,
     ClassScore,
     InputXGradient,
+    ModelInfo,
     PredictedRegion,
     Regression,
     TorchModel,
     UnsupportedModelError,
+    VolumeError,
     WindowedModel,
 )
+from methods3d.propagate import leaks
+from methods3d.rules import COMPOSITES, Propagation, composite
 
 CLASSIFIERS = ("densenet", "tokens", "plain", "smooth_classifier")
 VOXELWISE = ("unet", "segresnet", "basicunet", "gated")
@@ -71,19 +75,31 @@ def test_the_account_closes_in_windows_too(make, volume, targets, name, method, 
         assert bool((found.absorbed["target"].abs() > 1e-6).all()) == (not target.linear)
 
 
-@pytest.mark.parametrize("gamma", [0.0, 0.25])
+@pytest.mark.parametrize("rule", ["epsilon", "gamma(0.25)"])
 @pytest.mark.parametrize("name", ["densenet", "unet", "segresnet", "basicunet", "plain"])
-def test_without_constants_the_sum_alone_conserves(make, volume, clean, name, gamma):
+def test_without_constants_the_sum_alone_conserves(make, volume, clean, name, rule):
     n = size_for(name)
     x = volume(1, 1, n, n, n)
-    found = LRP(gamma=gamma)(TorchModel(clean(make(name))), x, question(name))
+    found = LRP(composite=rule, bias="absorb")(TorchModel(clean(make(name))), x, question(name))
     # What is left is the stabiliser: 1e-6 of a root mean square a layer.
     torch.testing.assert_close(found.values.flatten(1).sum(1), found.scores, rtol=2e-4, atol=0)
     assert set(found.absorbed) <= {"stabiliser", "norm", "bias", "target", "activation"}
     for cause, kept in found.absorbed.items():
         assert cause == "stabiliser" or bool((kept.abs() < 1e-12).all())
-    exact = LRP(gamma=gamma, epsilon=0.0)(TorchModel(clean(make(name))), x, question(name))
-    torch.testing.assert_close(exact.values.flatten(1).sum(1), exact.scores, rtol=1e-6, atol=0)
+    exact = {"epsilon": "epsilon(0)", "gamma(0.25)": "gamma(0.25, 0)"}[rule]
+    found = LRP(composite=exact, bias="absorb")(TorchModel(clean(make(name))), x, question(name))
+    torch.testing.assert_close(found.values.flatten(1).sum(1), found.scores, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("rule", ["gamma(0.25)", "z-plus", "absolute", "alpha-beta(2, 1)"])
+@pytest.mark.parametrize("name", ["densenet", "unet", "segresnet", "basicunet", "plain"])
+def test_spread_shifts_and_biases_reach_the_input(make, volume, name, rule):
+    """Biases, norm shifts and running statistics as after training: what is not dead arrives."""
+    n = size_for(name)
+    found = LRP(composite=rule)(TorchModel(make(name)), volume(1, 1, n, n, n), question(name))
+    dead = found.absorbed.get("dead", torch.zeros(1))
+    size = float(found.values.abs().sum())  # what the stabiliser takes a millionth of, layer by layer
+    torch.testing.assert_close(found.values.flatten(1).sum(1) + dead, found.scores, rtol=0, atol=1e-4 * size)
 
 
 @pytest.mark.parametrize("name", [*CLASSIFIERS, *VOXELWISE])
@@ -110,7 +126,7 @@ def test_epsilon_zero_is_input_times_gradient_where_the_network_is_piecewise_lin
     x = volume(2, 1, 16, 16, 16)
     for name in ("plain", "densenet"):
         model = TorchModel(make(name))
-        ours = LRP(gamma=0.0, epsilon=0.0, bias="absorb")(model, x, ClassScore(2))
+        ours = LRP(composite="lrp-0", bias="absorb")(model, x, ClassScore(2))
         theirs = InputXGradient()(model, x, ClassScore(2))
         torch.testing.assert_close(ours.values, theirs.values, rtol=1e-9, atol=1e-12)
 
@@ -128,7 +144,8 @@ def test_a_bias_whose_inputs_are_all_zero_is_booked_exactly(volume, targets):
         found = LRP(bias=bias)(TorchModel(net), x, targets.Weighted(weights))
         booked = (weights * net.bias.detach().view(1, 2, 1, 1, 1)).sum()
         # The stabiliser takes 1e-6 of a root mean square from each output.
-        torch.testing.assert_close(found.absorbed["bias"][0], booked, rtol=1e-5, atol=1e-9)
+        kept = found.absorbed["dead" if bias == "spread" else "bias"]
+        torch.testing.assert_close(kept[0], booked, rtol=1e-5, atol=1e-9)
         assert found.values.abs().max() == 0
         assert any("zero everywhere" in w for w in found.warnings)
 
@@ -141,7 +158,7 @@ def test_a_norms_shift_is_booked_exactly(volume, targets):
         norm.bias.copy_(torch.tensor([1.0, 3.0]))
         norm.eps = 0.0
     x = volume(2, 2, 4, 4, 4)
-    found = LRP()(TorchModel(norm), x, targets.Weighted(torch.ones(2, 4, 4, 4)))
+    found = LRP(bias="absorb")(TorchModel(norm), x, targets.Weighted(torch.ones(2, 4, 4, 4)))
     shift = 64 * ((1.0 - 0.5 / 2) + (3.0 + 2.0 / 0.5))
     torch.testing.assert_close(found.absorbed["norm"], torch.full((2,), shift, dtype=torch.float64))
     torch.testing.assert_close(found.values[:, 1], x[:, 1] / 0.5)
@@ -189,29 +206,31 @@ def test_a_margin_is_the_difference_of_its_scores(make, volume):
 def test_gamma_keeps_relevance_within_bounds(make, volume, clean):
     """Why it was made: with a strong gamma the sum of |R| stays near the score, where the gradient's explodes."""
     model, x = TorchModel(clean(make("plain"))), volume(1, 1, 16, 16, 16).abs()
-    size = {m.gamma: float(m(model, x, ClassScore(0)).values.abs().sum()) for m in (LRP(gamma=0.0), LRP(gamma=100.0))}
-    assert size[100.0] < size[0.0]
+    size = {
+        rule: float(LRP(composite=rule)(model, x, ClassScore(0)).values.abs().sum()) for rule in ("lrp-0", "gamma(100)")
+    }
+    assert size["gamma(100)"] < size["lrp-0"]
 
 
 # --- what it says when it cannot ---
 
 
 class Odd(nn.Module):
-    """An exponential, and a product of two activations."""
+    """An exponential, and a sine."""
 
     def __init__(self) -> None:
         super().__init__()
         self.a, self.b = nn.Conv3d(1, 2, 1), nn.Conv3d(1, 2, 1)
 
     def forward(self, x: Any) -> Any:
-        return torch.exp(self.a(x)) + self.a(x) * self.b(x)
+        return torch.exp(self.a(x)) + torch.sin(self.b(x))
 
 
 def test_functions_without_a_rule_are_named_in_the_warnings(volume):
     found = LRP()(TorchModel(Odd().double()), volume(1, 1, 8, 8, 8), PredictedRegion(0, by=0.1))
-    assert "no rule covers exp, mul: plain gradients were used there" in found.warnings
+    assert "no rule covers exp, sin: plain gradients were used there" in found.warnings
     windowed = LRP()(WindowedModel(Odd().double(), 4), volume(1, 1, 8, 8, 8), PredictedRegion(0, by=0.1))
-    assert any("exp, mul" in w for w in windowed.warnings)
+    assert any("exp, sin" in w for w in windowed.warnings)
 
 
 def test_torchscript_is_refused_in_one_sentence(make, volume):
@@ -220,5 +239,138 @@ def test_torchscript_is_refused_in_one_sentence(make, volume):
         LRP()(TorchModel(script), volume(1, 1, 16, 16, 16), ClassScore(0))
 
 
+@pytest.mark.parametrize("kind", [torch.complex64, torch.int64])
+def test_a_complex_or_whole_number_input_is_refused(make, kind):
+    with pytest.raises(VolumeError, match="give a floating-point"):
+        LRP()(TorchModel(make("plain")), torch.ones(1, 1, 16, 16, 16).to(kind), ClassScore(0))
+
+
 def test_settings_are_data():
-    assert len({LRP(gamma=g, bias=b) for g, b in itertools.product((0.0, 0.25), ("spread", "absorb"))}) == 4
+    assert len({LRP(composite=c, bias=b) for c, b in itertools.product(COMPOSITES, ("spread", "absorb"))}) == 24
+
+
+# --- rules that share among voxels: the scan's zeros get relevance, too ---
+
+READING = ["first: flat; gamma(0.25)", "first: w-square; z-plus", "deep-taylor", "first: z-box(-3, 3); epsilon"]
+
+
+@pytest.mark.parametrize("rule", READING)
+@pytest.mark.parametrize("name", ["plain", "unet", "gated", "tokens"])
+def test_the_account_closes_where_voxels_share(make, volume, name, rule):
+    x = volume(2, 1, 16, 16, 16)
+    x[:, :, :8] = 0
+    found = LRP(composite=rule)(TorchModel(make(name)), x, question(name))
+    size = found.values.flatten(1).abs().sum(1)
+    assert bool(((account(found) - found.scores).abs() <= 1e-9 * size).all())
+    assert bool((found.values[:, :, :8] != 0).any())
+    alone = LRP(composite=rule)(TorchModel(make(name)), x[1:], question(name))
+    torch.testing.assert_close(found.values[1:], alone.values, rtol=0, atol=1e-10 * float(size.max()))
+
+
+@pytest.mark.parametrize("rule", READING)
+@pytest.mark.parametrize("cval", [0.0, 0.7])
+def test_the_account_closes_where_voxels_share_in_windows(make, volume, targets, rule, cval):
+    x = volume(2, 1, 20, 14, 11)
+    model = WindowedModel(make("unet"), (16, 16, 16), overlap=0.5, cval=cval, sw_batch_size=3)
+    found = LRP(composite=rule)(model, x, targets.Weighted(volume(1, 2, 20, 14, 11, seed=2)[0]))
+    size = found.values.flatten(1).abs().sum(1)
+    assert bool(((account(found) - found.scores).abs() <= 1e-9 * size).all())
+
+
+def test_one_window_that_holds_the_scan_is_the_dense_model(make, volume, targets):
+    x, target = volume(1, 1, 16, 16, 16), targets.Weighted(volume(1, 2, 16, 16, 16, seed=2)[0])
+    for rule in (*READING, "z-plus", "attnlrp"):
+        dense, windowed = (
+            LRP(composite=rule)(model, x, target)
+            for model in (TorchModel(make("unet")), WindowedModel(make("unet"), 16))
+        )
+        torch.testing.assert_close(dense.values, windowed.values)
+
+
+def test_the_box_comes_from_the_model_where_it_has_one(volume):
+    net = nn.Sequential(nn.Conv3d(1, 2, 3), nn.Flatten(), nn.Linear(54, 2)).double()
+    x = volume(2, 1, 5, 5, 5)
+    known, given, own = (
+        LRP(composite=rule)(TorchModel(net, info=ModelInfo(bounds=bounds)), x, ClassScore(0)).values
+        for rule, bounds in (("first: z-box", (-9.0, 7.0)), ("first: z-box(-9, 7)", None), ("first: z-box", None))
+    )
+    torch.testing.assert_close(known, given)
+    assert not torch.allclose(own, given)
+    for n in range(2):
+        part = x[n : n + 1]
+        box = f"first: z-box({float(part.min())!r}, {float(part.max())!r})"
+        torch.testing.assert_close(own[n : n + 1], LRP(composite=box)(TorchModel(net), part, ClassScore(0)).values)
+
+
+# --- at a layer, and site by site ---
+
+
+def test_relevance_at_a_layer_that_everything_passes_is_all_of_it(make, volume, clean):
+    x = volume(2, 1, 16, 16, 16)
+    model = TorchModel(clean(make("plain")))
+    for layer, shape in (("3", (8, 8, 8)), ("0", (16, 16, 16))):
+        found = LRP(composite="gamma(0.25, 0)", at=layer)(model, x, ClassScore(1))
+        assert found.at == layer
+        assert found.values.shape == x.shape
+        # The rounding of the default precision of the sum's terms.
+        torch.testing.assert_close(found.values.flatten(1).sum(1), found.scores, rtol=1e-6, atol=0)
+        cells = found.values.unfold(2, 16 // shape[0], 16 // shape[0])
+        assert bool((cells == cells[..., :1]).all()), "a cell's voxels share evenly"
+
+
+def test_relevance_at_a_layer_in_windows_adds_up(make, volume, targets, clean):
+    x, net = volume(1, 1, 24, 16, 16), clean(make("segresnet"))
+    model = WindowedModel(net, 16, overlap=0.5)
+    target = targets.Weighted(volume(1, 2, 24, 16, 16, seed=2)[0])
+    found = LRP(composite="gamma(0.25, 0)", at="convInit")(model, x, target)
+    torch.testing.assert_close(found.values.flatten(1).sum(1), found.scores, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("rule", ["gamma", "first: flat; z-plus", "attnlrp", "epsilon-alpha2-beta1"])
+@pytest.mark.parametrize("bias", ["spread", "absorb"])
+@pytest.mark.parametrize("name", [*CLASSIFIERS, *VOXELWISE])
+def test_the_leak_report_balances_at_every_site(make, volume, name, rule, bias):
+    """What arrives at a function is what it hands on and what it keeps, each measured by itself."""
+    n = size_for(name)
+    x = volume(1, 1, n, n, n)
+    sites, found = leaks(TorchModel(make(name)), x, question(name), Propagation(composite(rule), bias))
+    size = float(found.values.abs().sum()) + sum(abs(float(kept)) for kept in found.absorbed.values())
+    for leak in sites:
+        assert leak.received - leak.handed - sum(leak.absorbed.values()) == pytest.approx(0, abs=1e-9 * size), leak
+    for cause, kept in found.absorbed.items():
+        assert sum(leak.absorbed.get(cause, 0.0) for leak in sites) == pytest.approx(float(kept), abs=1e-9 * size)
+    linear = [leak for leak in sites if leak.site.function in ("conv3d", "linear")]
+    assert linear
+    assert all(leak.rule and leak.site.layer for leak in linear if name not in ("gated",))
+
+
+def test_the_leak_report_through_windows(make, volume, targets):
+    x, model = volume(1, 1, 20, 16, 16), WindowedModel(make("unet"), 16, overlap=0.5)
+    target = targets.Weighted(volume(1, 2, 20, 16, 16, seed=2)[0])
+    sites, found = leaks(model, x, target, Propagation(composite("gamma")))
+    for leak in sites:
+        size = abs(leak.received) + float(found.scores.abs())
+        assert leak.received - leak.handed - sum(leak.absorbed.values()) == pytest.approx(0, abs=1e-8 * size), leak
+
+
+# --- exported programs and checkpoints ---
+
+
+def test_an_exported_program_is_explained_as_the_network_itself(make, volume):
+    for name in ("plain", "unet", "densenet", "segresnet"):
+        net, x = make(name).eval(), volume(1, 1, 16, 16, 16)
+        program = torch.export.export(net, (x,)).module()
+        for rule in ("gamma", "first: flat; z-plus; norm: pass"):
+            one, two = (LRP(composite=rule)(TorchModel(n), x, question(name)) for n in (net, program))
+            assert not [w for w in two.warnings if "rule" in w]
+            torch.testing.assert_close(two.values, one.values, rtol=1e-7, atol=1e-9 * float(one.values.abs().max()))
+
+
+def test_lrp_through_autocast(make, volume):
+    x = volume(1, 1, 16, 16, 16).float()
+    net = make("unet").float()
+    exact = LRP()(TorchModel(net), x, PredictedRegion(1))
+    half = LRP()(TorchModel(net, autocast=torch.bfloat16), x, PredictedRegion(1))
+    # bfloat16 has eight bits: a few hundredths after a dozen layers.
+    assert float((half.values - exact.values).norm() / exact.values.norm()) < 0.2
+    torch.testing.assert_close(account(half), half.scores, rtol=0.02, atol=0.02 * float(half.values.abs().sum()))

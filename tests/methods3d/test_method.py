@@ -68,8 +68,8 @@ def test_what_is_not_a_volume_is_refused(make, volume, name, spoil, said):
         (Occlusion, {"size": math.inf}, "has to be finite"),
         (Occlusion, {"unit": "cm"}, "unit is 'cm', but has to be 'mm' or 'voxel'."),
         (Occlusion, {"fill": "mean"}, "fill is 'mean', but has to be a number or None."),
-        (LRP, {"gamma": -0.1}, "lrp: gamma is -0.1, but has to be at least 0."),
-        (LRP, {"epsilon": -1}, "epsilon is -1, but has to be at least 0."),
+        (LRP, {"composite": "gamma(-0.1)"}, "gamma is -0.1, but has to be at least 0."),
+        (LRP, {"composite": "epsilon(-1)"}, "epsilon is -1, but has to be at least 0."),
         (LRP, {"bias": "keep"}, "bias is 'keep', but has to be 'spread' or 'absorb'."),
         (Saliency, {"absolute": 1}, "absolute is 1, but has to be True or False."),
         (GradCAM, {"layer": 3}, "grad-cam: layer is 3, but has to be text."),
@@ -83,7 +83,6 @@ def test_settings_out_of_range_are_refused_before_any_work(cls, settings, said):
 
 def test_whole_numbers_serve_as_numbers():
     assert Occlusion(levels=1, size=4, stride=2, fill=None).size == 4
-    assert LRP(gamma=1).gamma == 1
 
 
 def test_the_largest_value_allowed_can_be_declared():
@@ -97,9 +96,9 @@ def test_the_largest_value_allowed_can_be_declared():
 
 def test_methods_are_frozen_and_keyword_only():
     with pytest.raises(FrozenInstanceError):
-        LRP().gamma = 1.0
+        LRP().bias = "absorb"
     with pytest.raises(TypeError):
-        LRP(0.1)
+        LRP("gamma")
 
 
 @pytest.mark.parametrize("name", methods())
