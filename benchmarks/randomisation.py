@@ -12,7 +12,9 @@ import statistics
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -32,7 +34,7 @@ from xai_io import read_volume
 METHODS: dict[str, Method] = {
     "saliency": Saliency(),
     "input-x-gradient": InputXGradient(),
-    **{f"lrp, {name}": LRP(composite=name) for name in COMPOSITES},
+    **{f"lrp {name}": LRP(composite=name) for name in COMPOSITES},
 }
 # From the output down; a stage is what runs between two changes of resolution, or a layer of its own.
 STAGES = {
@@ -61,24 +63,29 @@ STAGES = {
     ),
 }
 CHANGED = 0.5  # rank correlation of magnitudes above which a map has hardly changed
+NEAR = 10.0  # mm around the region of a segmenter's target; further out, any map is small whatever the weights
 
 Maps = dict[str, NDArray[np.float64]]
-Agreement = tuple[float, float]  # Spearman's rank correlation of two maps, signed and of their magnitudes
 
 
-def randomised(net: nn.Module, stages: Sequence[str], seed: int) -> Iterator[tuple[str, nn.Module]]:
+class Agreement(NamedTuple):
+    """Spearman's rank correlation of two maps: near the target, of their magnitudes there, and in all the brain."""
+
+    signed: float
+    magnitude: float
+    anywhere: float
+
+
+def randomised(net: nn.Module, stages: Sequence[str], seed: int) -> Iterator[nn.Module]:
     """The network with one stage more drawn anew each time, in place."""
     rest = {name for name, _ in net.named_parameters()}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        state = torch.get_rng_state()
-        for stage in stages:
-            torch.set_rng_state(state)  # whoever looks at the network between two stages may draw, too
+    for n, stage in enumerate(stages):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(1000 * seed + n)
             for module in net.get_submodule(stage).modules():
                 drawn_anew(module)
-            state = torch.get_rng_state()
-            rest = {name for name in rest if not name.startswith(f"{stage}.")}
-            yield stage, net
+        rest = {name for name in rest if not name.startswith(f"{stage}.")}
+        yield net
     assert not rest, f"No stage holds {sorted(rest)}."
 
 
@@ -89,11 +96,6 @@ def drawn_anew(module: nn.Module) -> None:
         return
     for values in module.parameters(recurse=False):
         values.data = values.data.flatten()[torch.randperm(values.numel())].view_as(values)
-
-
-def agreement(a: NDArray[np.float64], b: NDArray[np.float64]) -> Agreement:
-    """Spearman's rank correlation of two maps, signed and of their magnitudes."""
-    return spearman(a, b), spearman(np.abs(a), np.abs(b))
 
 
 def spearman(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
@@ -118,22 +120,45 @@ class Question:
         model = self.explainer.on(self.space)
         lesion: Target = ClassScore(1) if bundle == "lesion_classifier" else PredictedRegion(1)
         self.target, _ = model.bind(self.space.x, lesion)
+        region = self.target.support(self.space.grid.shape)
+        self.near = self.brain if region is None else self.brain & self.grown(region.numpy())
+
+    def grown(self, region: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """The region and what lies within NEAR of it."""
+        reach = [range(-int(NEAR // step), int(NEAR // step) + 1) for step in self.space.grid.spacing]
+        there = np.zeros_like(region)
+        for shift in product(*reach):
+            if np.hypot.reduce(np.multiply(shift, self.space.grid.spacing)) <= NEAR:
+                there |= np.roll(region, shift, (0, 1, 2))  # no lesion is that close to the edge of the scan
+        return there
 
     def maps(self, net: nn.Module, methods: Mapping[str, Method]) -> Maps:
-        """Every method's map of the scan, inside the brain."""
+        """Every method's map of the scan."""
         model = replace(self.explainer, network=net).on(self.space)
         found = {name: method(model, self.space.x, self.target) for name, method in methods.items()}
-        return {name: f.values[0].sum(0).double().numpy()[self.brain] for name, f in found.items()}
+        return {name: f.values[0, 0].double().numpy() for name, f in found.items()}
+
+    def agreement(self, a: NDArray[np.float64], b: NDArray[np.float64]) -> Agreement:
+        """How much two maps are alike."""
+        size, near = (abs(a), abs(b)), self.near
+        magnitude = spearman(*(m[near] for m in size))
+        anywhere = magnitude if near is self.brain else spearman(*(m[self.brain] for m in size))
+        return Agreement(spearman(a[near], b[near]), magnitude, anywhere)
 
     def cascade(
         self, methods: Mapping[str, Method], stages: Sequence[str], seed: int
-    ) -> Iterator[tuple[str, dict[str, Agreement]]]:
+    ) -> Iterator[dict[str, Agreement]]:
         """How each method's map agrees with the trained model's, after each stage."""
         net = self.explainer.network
         trained = self.maps(net, methods)
-        for stage, changed in randomised(copy.deepcopy(net), stages, seed):
+        for changed in randomised(copy.deepcopy(net), stages, seed):
             now = self.maps(changed, methods)
-            yield stage, {name: agreement(trained[name], now[name]) for name in methods}
+            yield {name: self.agreement(trained[name], now[name]) for name in methods}
+
+
+def mean(found: Sequence[Agreement]) -> Agreement:
+    """The mean over runs."""
+    return Agreement(*(statistics.fmean(values) for values in zip(*found, strict=True)))
 
 
 def main() -> None:
@@ -145,44 +170,45 @@ def main() -> None:
     given = parser.parse_args()
     console = Console(stderr=True)
     methods = {name: METHODS[name] for name in given.methods}
-    rows, curves, unmoved = [], [], []
+    rows, curves, unmoved, anywhere = [], [], [], []
     for bundle in given.models:
-        question, stages = Question(bundle), STAGES[bundle]
-        model = bundle.removeprefix("lesion_")
+        question, stages, model = Question(bundle), STAGES[bundle], bundle.removeprefix("lesion_")
         runs = []
         for seed in given.seeds:
             steps = question.cascade(methods, stages, seed)
-            runs.append([found for _, found in track(steps, f"{model}, seed {seed}", len(stages), console=console)])
-        path = {  # method -> the mean agreement over seeds, stage by stage
-            name: [tuple(map(statistics.fmean, zip(*(run[n][name] for run in runs)))) for n in range(len(stages))]
-            for name in methods
-        }
-        for name, steps in path.items():
-            shown = {"first stage": steps[0], "half": steps[len(stages) // 2 - 1], "all": steps[-1]}
+            runs.append(list(track(steps, f"{model}, seed {seed}", len(stages), console=console)))
+        paths = {name: [mean([run[n][name] for run in runs]) for n in range(len(stages))] for name in methods}
+        for name, path in paths.items():
+            shown = {"first stage": path[0], "half": path[len(stages) // 2 - 1], "all": path[-1]}
             rows.append(
                 {"model": model, "method": name}
-                | {f"{when}: signed": f"{signed:.2f}" for when, (signed, _) in shown.items()}
-                | {f"{when}: magnitude": f"{size:.2f}" for when, (_, size) in shown.items()}
+                | {f"{when}: signed": f"{found.signed:.2f}" for when, found in shown.items()}
+                | {f"{when}: magnitude": f"{found.magnitude:.2f}" for when, found in shown.items()}
             )
+        magnitudes = {name: [f"{found.magnitude:.2f}" for found in path] for name, path in paths.items()}
         curves.append(
-            table(
-                [
-                    {model: name} | {stage: f"{size:.2f}" for stage, (_, size) in zip(stages, steps, strict=True)}
-                    for name, steps in path.items()
-                ]
-            )
+            table([{model: name} | dict(zip(stages, path, strict=True)) for name, path in magnitudes.items()])
         )
-        still = [name for name, steps in path.items() if steps[-1][1] > CHANGED]
+        still = [name for name, path in paths.items() if path[-1].magnitude > CHANGED]
         unmoved.append(f"{model}: {', '.join(still) or 'none'}")
+        if question.near is not question.brain:
+            anywhere.append(f"{min(path[-1].anywhere for path in paths.values()):.2f}")
     text = "\n\n".join(
         [
             table(rows),
-            "Spearman's rank correlation inside the brain between the map of the trained model and the map after its "
-            "first stage from the output down, half of its stages, and all of them were drawn anew; of the maps, and "
-            f"of their magnitudes. The same scan and target throughout; mean over the seeds "
+            "Spearman's rank correlation between the map of the trained model and the map after its first stage from "
+            "the output down, half of its stages, and all of them were drawn anew; of the maps, and of their "
+            "magnitudes. The same scan and target throughout; mean over the seeds "
             f"{', '.join(map(str, given.seeds))}. {machine()}",
-            f"Methods whose magnitudes hardly change, that is, correlate above {CHANGED:g} once nothing of the training "
-            f"is left: {'; '.join(unmoved)}.",
+            f"Methods whose magnitudes hardly change (a correlation above {CHANGED:g} once nothing that was learnt is "
+            f"left): {'; '.join(unmoved)}.",
+            "The classifier's maps are compared inside the brain, the segmenter's inside the brain within "
+            f"{NEAR:g} mm of the region that is explained."
+            + "".join(
+                f" In all of the brain its magnitudes correlate by {least} or more under every method listed: which "
+                "voxels a region can depend on, and how little on the far ones, is the architecture's doing."
+                for least in anywhere
+            ),
             "<details><summary>Magnitudes after every stage, from the output down</summary>",
             *curves,
             "</details>",

@@ -10,6 +10,8 @@
 """
 
 from methods3d.cam import GradCAM
+from methods3d.contrastive import CLRP
+from methods3d.deeplift import DeepLIFT
 from methods3d.errors import (
     Cancelled,
     LayerError,
@@ -28,17 +30,23 @@ from methods3d.method import Method
 from methods3d.model import TorchModel
 from methods3d.perturbation import Occlusion
 from methods3d.registry import method, methods
-from methods3d.targets import ClassMargin, ClassScore, PredictedRegion, RegionScore, Regression
+from methods3d.rules import Composite, composite
+from methods3d.salient import SalientRelevance
+from methods3d.targets import ClassMargin, ClassScore, Contrast, PredictedRegion, RegionScore, Regression
 from methods3d.types import Attribution, Cost, Explainable, ModelInfo, Progress, Provenance, Target, silent
 from methods3d.windows import WindowedModel
 
 __all__ = [
+    "CLRP",
     "LRP",
     "Attribution",
     "Cancelled",
     "ClassMargin",
     "ClassScore",
+    "Composite",
+    "Contrast",
     "Cost",
+    "DeepLIFT",
     "Explainable",
     "GradCAM",
     "InputXGradient",
@@ -58,12 +66,14 @@ __all__ = [
     "Regression",
     "RuleError",
     "Saliency",
+    "SalientRelevance",
     "Target",
     "TargetError",
     "TorchModel",
     "UnsupportedModelError",
     "VolumeError",
     "WindowedModel",
+    "composite",
     "method",
     "methods",
     "silent",

@@ -19,9 +19,9 @@ class CLRP(Method):
     """The relevance of the explained class, less that of the other classes: R - R_dual.
 
     LRP is linear in the relevance that it starts from: shares depend on activations, not on the target. So R of the
-    class and R_dual of the others need one pass, with the others' relevance negative (see Contrast). Where R_dual
-    of the papers' code is scaled so that both maps have the same sum, here nothing is: they start alike, and what
-    was absorbed on the way is part of the account.
+    class and R_dual of the others need one pass, with the others' relevance negative (see Contrast). Both halves
+    start with the same sum; they are not scaled to arrive with the same one, as in the code of the SGLRP paper,
+    whose maps also keep their sign (`positive` off).
     """
 
     name: ClassVar[str] = "clrp"
@@ -33,7 +33,9 @@ class CLRP(Method):
     seeds: Literal["others", "softmax"] = setting(
         "others", "the other classes are held against this one alike (CLRP), or by their probability (SGLRP)"
     )
-    positive: bool = setting(True, "only what speaks for the class, as in CLRP; off keeps the sign")
+    positive: bool = setting(
+        True, "only what speaks for the class more than for the others, as in CLRP; off keeps the sign"
+    )
     bias: Literal["spread", "absorb"] = setting(
         "spread", "biases and norm shifts go to the inputs by |contribution|, or are booked as absorbed"
     )

@@ -152,6 +152,8 @@ class Rewriting(TorchFunctionMode):
         finally:
             for handle in handles:
                 handle.remove()
+            self._marks.clear()  # what they hold refers back to this mode: a ring that would keep the graph
+            self._reaches.clear()
 
     def reference(self) -> AbstractContextManager[Any]:
         """The mode for a pass over a reference input, for rules that compare the input with one."""

@@ -287,23 +287,25 @@ class Regression(Target):
         return output[:, self.k] - self.reference
 
 
-NEAR_ZERO = 1e-6  # root mean squares of the sample's logits, by which a logit is moved away from zero
-
-
 @dataclass(frozen=True)
 class Contrast(Target):
     """A class against the others, for methods that start from the relevance r = (dT/dY) Y of the logits.
 
     With s = dT/dY of the target `of`, class k is explained where s_k > 0: the class of a score or of a region,
-    the first class of a margin. The relevance of the n logits (of one sample, at one voxel) becomes
+    the first class of a margin. With sums over the region's voxels, the n classes get
 
-        others     r_k = s_k y_k            r_m = -s_k y_k / (n - 1)    CLRP1 (Gu, Yang, Tresp 2019)
-        softmax    r_k = s_k p_k (1 - p_k)  r_m = -s_k p_k p_m          SGLRP (Iwana, Kuroki, Uchida 2019)
+        others     R_k = sum s_k y_k            R_m = -R_k / (n - 1)       CLRP1 (Gu, Yang, Tresp 2019)
+        softmax    R_k = sum s_k p_k (1 - p_k)  R_m = -sum s_k p_k p_m     SGLRP (Iwana, Kuroki, Uchida 2019)
 
     with p the softmax over the classes; where s is positive for several classes, theirs are added up. So the sum
-    is 0: what one class gains the others lose. It is bound as the score sum_m w_m y_m with w = r / y held fixed.
-    There y is moved away from zero by 1e-6 root mean squares of its sample's logits: of a logit that is not much
-    larger, a part of the relevance is missing, and one that is exactly zero can hand on none.
+    is 0: what one class gains the others lose. It is bound as the score sum_m w_m y_m with w held fixed.
+
+    A classifier's weights are the papers', w = R / y. The papers have no regions: there a class's R_m is shared by
+    the voxels in proportion to q |y_m|, where q is s_k (or s_k p_k p_m), so that w = sign(y_m) q R_m / sum q |y_m|.
+    Voxel by voxel w = r / y would have no bound where a logit passes through zero, and in windows, whose
+    predictions differ a little from the stitched one, such voxels would be all that is seen.
+
+    A class all of whose logits are exactly zero can hand on nothing.
 
     Attributes
     ----------
@@ -334,10 +336,10 @@ class Contrast(Target):
                 f"{type(self.of).__name__} rises with no logit, so there is no class to set against the others: "
                 "give a class or a region."
             )
-        r = _against_others(s, y) if self.by == "others" else _against_softmax(s, y)
-        return Contrasted(r / _away_from_zero(y), score.detach())
+        weights = _against_others(s, y) if self.by == "others" else _against_softmax(s, y)
+        return Contrasted(weights, score.detach())
 
-    def sample(self, n: int, batch: int) -> Target:
+    def sample(self, n: int, batch: int) -> "Contrast":
         """The contrast of one sample's target."""
         return replace(self, of=self.of.sample(n, batch))
 
@@ -356,7 +358,7 @@ class Contrasted(Target):
 
     Attributes
     ----------
-    weights : (b, n, *spatial), relevance by logit.
+    weights : (b, n, *spatial), each logit's.
     explained : (b,) the value of the target that the contrast is of.
     """
 
@@ -384,19 +386,30 @@ class Contrasted(Target):
 
 
 def _against_others(s: Tensor, y: Tensor) -> Tensor:
-    r = s * y
-    return r - (r.sum(1, keepdim=True) - r) / (y.shape[1] - 1)
+    """The explained class as it is; the others by q = s_k."""
+    return s - _spread(_others(s), _others(_over_voxels(s * y)) / (y.shape[1] - 1), y)
 
 
 def _against_softmax(s: Tensor, y: Tensor) -> Tensor:
-    """r_m = p_m (s_m (1 - p_m) - sum_{j != m} s_j p_j)."""
+    """Every class by q = |r|, where r_m = p_m (s_m (1 - p_m) - sum_{j != m} s_j p_j)."""
     p = y.softmax(1)
     top = p.argmax(1, keepdim=True)
     rest = (1 - p).scatter(1, top, p.scatter(1, top, 0.0).sum(1, keepdim=True))  # 1 - p is rounded where p is near one
-    held = s * p
-    return p * (s * rest - (held.sum(1, keepdim=True) - held))
+    r = p * (s * rest - _others(s * p))
+    return _spread(r.abs(), _over_voxels(r), y)
 
 
-def _away_from_zero(y: Tensor) -> Tensor:
-    rms = y.pow(2).flatten(1).mean(1).sqrt().view(-1, *(1,) * (y.ndim - 1))
-    return y + torch.where(y >= 0, 1.0, -1.0).to(y) * (NEAR_ZERO * rms + torch.finfo(y.dtype).tiny)
+def _spread(q: Tensor, total: Tensor, y: Tensor) -> Tensor:
+    """Weights w with sum w y = total for each class, where w y is in proportion to q |y|."""
+    limits = torch.finfo(y.dtype)
+    rounding = limits.eps * y.abs().flatten(1).amax(1).clamp(min=limits.eps).view(-1, *(1,) * (y.ndim - 1))
+    return q * torch.where(y >= 0, 1.0, -1.0).to(y) * (total / (_over_voxels(q * (y.abs() + rounding)) + limits.tiny))
+
+
+def _others(of: Tensor) -> Tensor:
+    """What all other classes have together."""
+    return of.sum(1, keepdim=True) - of
+
+
+def _over_voxels(of: Tensor) -> Tensor:
+    return of if of.ndim == 2 else of.sum((2, 3, 4), keepdim=True)

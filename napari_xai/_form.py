@@ -115,6 +115,8 @@ def _editor(kind: Any, limits: Any) -> Editor:
     if kind is bool:
         box = QCheckBox()
         return Editor(box, box.isChecked, box.setChecked, box.toggled)
+    if kind is str and limits.get("choices"):
+        return _suggested(limits["choices"])
     if kind is str:
         line = QLineEdit()
         line.setPlaceholderText(AUTOMATIC)
@@ -134,6 +136,15 @@ def _choice(options: tuple[Any, ...]) -> Editor:
     for option in options:
         box.addItem(words(option) if isinstance(option, str) and len(option) > 2 else str(option), option)
     return Editor(box, box.currentData, lambda value: box.setCurrentIndex(box.findData(value)), box.currentIndexChanged)
+
+
+def _suggested(options: tuple[str, ...]) -> Editor:
+    """Text, with the usual ones to choose from."""
+    box = QComboBox()
+    box.setEditable(True)
+    box.setInsertPolicy(QComboBox.InsertPolicy.NoInsert)
+    box.addItems(options)
+    return Editor(box, lambda: box.currentText().strip(), box.setCurrentText, box.currentTextChanged)
 
 
 def _number(kind: type, limits: Any) -> QSpinBox | QDoubleSpinBox:

@@ -1,4 +1,4 @@
-"""The command line: demo, explain, methods, inspect, gui."""
+"""The command line: demo, explain, methods, composites, inspect, gui."""
 
 import json
 import sys
@@ -254,12 +254,27 @@ def _result(record: dict[str, Any]) -> Table:
 
 @main.command()
 @click.argument("path", type=click.Path(path_type=Path))
+@click.option("--lrp", is_flag=True, help="Follow relevance through the model: what every function keeps, and why.")
+@click.option("--scan", type=click.Path(path_type=Path), help="With --lrp: the scan to follow it on; default: noise.")
+@click.option("--target", help="With --lrp and --scan: the class to explain.")
+@click.option(
+    "--composite", "rules", default="gamma", show_default=True, help="With --lrp: see `napari-xai composites`."
+)
+@click.option(
+    "--bias", type=click.Choice(["spread", "absorb"]), default="spread", show_default=True, help="With --lrp."
+)
 @click.option("--trust", is_flag=True, help="Run the code that a bundle brings.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def inspect(path: Path, trust: bool, as_json: bool) -> None:
-    """Say what a scan or a model is, and what will be done with it."""
+def inspect(path: Path, lrp: bool, trust: bool, as_json: bool, **asked: Any) -> None:
+    """Say what a scan or a model is, and what will be done with it; or where LRP leaks in a model."""
     from napari_xai.inspection import inspected
 
+    if lrp:
+        from napari_xai.leaks import leak_report
+
+        report = leak_report(path, trust=trust, **asked)
+        _print_json(report) if as_json else _print_leaks(report)
+        return
     found = inspected(path, trust=trust)
     if as_json:
         _print_json(found)
@@ -269,6 +284,49 @@ def inspect(path: Path, trust: bool, as_json: bool) -> None:
         lines = value if isinstance(value, list) else [value]
         table.add_row(name, _plain("\n".join(str(line) for line in lines)))
     OUT.print(table)
+
+
+def _print_leaks(report: dict[str, Any]) -> None:
+    """The account of LRP: every site that relevance went through, and what it all adds up to."""
+    score = report["score"] or 1.0
+    sites = Table(Column("layer", overflow="fold"), "function", "rule", "received", "handed on", "kept")
+    for site in report["sites"]:
+        kept = ", ".join(f"{cause} {value / score:+.2%}" for cause, value in _notable(site["absorbed"], score))
+        if site["received"] or kept:
+            shares = (f"{site[what] / score:.2%}" for what in ("received", "handed on"))
+            sites.add_row(_plain(site["layer"]), site["function"], site["rule"], *shares, kept)
+    OUT.print(sites)
+    OUT.print(
+        f"Shares of the score {report['score']:.4g}: {_plain(report['question'])}. Rules: {_plain(report['rules'])}."
+    )
+    causes = ", ".join(f"{cause} {value / score:+.2%}" for cause, value in _notable(report["absorbed"], score))
+    reached = f"{report['sum of relevance'] / score:.2%} reached the scan"
+    OUT.print(f"{reached}; absorbed: {causes or 'nothing'}; unaccounted for: {abs(report['gap'] / score):.1e}.")
+    for warning in report["warnings"]:
+        OUT.print(_plain(warning))
+
+
+def _notable(absorbed: dict[str, float], score: float) -> list[tuple[str, float]]:
+    return [(cause, value) for cause, value in absorbed.items() if abs(value / score) >= 5e-5]
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def composites(as_json: bool) -> None:
+    """List LRP's composites: their rules, as --composite takes them, and when to use which."""
+    from methods3d.rules import COMPOSITES
+
+    if as_json:
+        _print_json([{"name": n, "rules": str(c), "reason": c.reason} for n, c in COMPOSITES.items()])
+        return
+    table = Table("composite", "rules", "when")
+    for name, found in COMPOSITES.items():
+        table.add_row(name, _plain(str(found)), found.reason)
+    OUT.print(table)
+    OUT.print(
+        "To edit one, add entries after it: --composite 'epsilon-plus; first: flat; encoder.*: gamma(0.1)'. "
+        "Places: a layer's name or pattern, first (what reads the scan), linear, conv, norm, pool, softmax, gate, *."
+    )
 
 
 # --- demo and gui ---

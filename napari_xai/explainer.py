@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,11 +15,11 @@ from methods3d import Explainable, Method, ModelInfo, Progress, Target, TorchMod
 from methods3d import method as method_named
 from napari_xai.errors import ExplainError
 from napari_xai.explanation import Explanation, Prediction
-from napari_xai.question import Question, predicted_labels, probabilities
+from napari_xai.question import Answerable, Question, predicted_labels, probabilities
 from napari_xai.scan_space import ModelSpace, WayBack
 from xai_io import LoadedModel, Volume, WindowSettings, load_model, read_volume
 
-__all__ = ["Explainer", "ModelLike", "ScanLike"]
+__all__ = ["Asked", "Explainer", "ModelLike", "ScanLike"]
 
 ScanLike = str | os.PathLike[str] | Volume
 ModelLike = str | os.PathLike[str] | LoadedModel | nn.Module
@@ -70,6 +70,32 @@ class Explainer:
     ) -> Explanation:
         """Explain one scan; parameters as in `napari_xai.explain`."""
         method = method_named(method)() if isinstance(method, str) else method
+        asked = self.ask(scan, target=target, against=against, region=region, progress=progress)
+        space = asked.space
+        with _memory_said():
+            attribution = method(asked.model, space.x, asked.question.target, progress=progress)
+        relevance = space.back(attribution.values[0], extensive=attribution.extensive, way=way_back)
+        return Explanation(
+            scan=space.scan,
+            relevance=relevance,
+            prediction=self._prediction(asked.output, space),
+            attribution=attribution,
+            question=asked.question.words,
+            model=self.loaded,
+            grid=space.grid,
+            way_back=way_back,
+        )
+
+    def ask(
+        self,
+        scan: ScanLike,
+        *,
+        target: int | str | Target | None = None,
+        against: int | str | None = None,
+        region: ScanLike | None = None,
+        progress: Progress = silent,
+    ) -> "Asked":
+        """Run the model on one scan and bind the question on what it predicts; parameters as in `explain`."""
         volume = self.read(scan)
         mask = None if region is None else _mask(region, volume)
         space = ModelSpace.of(volume, self.loaded.preprocessing)
@@ -83,18 +109,7 @@ class Explainer:
                 classes=self.loaded.classes,
                 threshold=self.loaded.threshold,
             ).on(output)
-            attribution = method(model, space.x, question.target, progress=progress)
-        relevance = space.back(attribution.values[0], extensive=attribution.extensive, way=way_back)
-        return Explanation(
-            scan=volume,
-            relevance=relevance,
-            prediction=self._prediction(output, space),
-            attribution=attribution,
-            question=question.words,
-            model=self.loaded,
-            grid=space.grid,
-            way_back=way_back,
-        )
+        return Asked(space, model, output, question)
 
     def read(self, scan: ScanLike) -> Volume:
         """The scan as a Volume, checked against what the model takes."""
@@ -111,7 +126,11 @@ class Explainer:
     def on(self, space: ModelSpace) -> Explainable:
         """The model as the methods want to see it, with what is known of this scan's grid."""
         info = ModelInfo(
-            spacing=space.grid.spacing, air=space.air, classes=self.loaded.classes, model_hash=self.loaded.hash
+            spacing=space.grid.spacing,
+            air=space.air,
+            bounds=space.bounds,
+            classes=self.loaded.classes,
+            model_hash=self.loaded.hash,
         )
         dense = TorchModel(self.network, output=self.output, autocast=self.autocast, info=info)
         if self.windows is None:
@@ -141,6 +160,15 @@ class Explainer:
         voxel = space.grid.spacing[0] * space.grid.spacing[1] * space.grid.spacing[2]
         volumes = {name(k, f"class {k}"): float(members[k].sum()) * voxel for k in range(len(members))}
         return Prediction(volumes, space.labels(labels))
+
+
+class Asked(NamedTuple):
+    """A scan as the model sees it, the model, what it predicts, and the question bound on that."""
+
+    space: ModelSpace
+    model: Explainable
+    output: Tensor
+    question: Answerable
 
 
 def _mask(region: ScanLike, scan: Volume) -> Volume:

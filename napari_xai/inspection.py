@@ -9,7 +9,7 @@ import torch
 from methods3d import Methods3dError, TorchModel
 from xai_io import LoadedModel, Volume, load_model, read_volume
 
-__all__ = ["inspected"]
+__all__ = ["inspected", "probe_shape"]
 
 PROBE = 64  # voxels along each axis of a trial input where the model names no size
 
@@ -71,6 +71,13 @@ def _model(loaded: LoadedModel) -> dict[str, Any]:
     }
 
 
+def probe_shape(loaded: LoadedModel) -> tuple[int, ...]:
+    """Voxels of an input of the model's usual size."""
+    size = loaded.windows.roi_size if loaded.windows else loaded.patch_shape or PROBE
+    shape = (size,) * 3 if isinstance(size, int) else tuple(size)
+    return tuple(n if n > 0 else PROBE for n in shape)
+
+
 def _suited(loaded: LoadedModel) -> str:
     if loaded.form == "torchscript":
         return "gradient and perturbation methods; Grad-CAM and LRP need the network itself, not TorchScript"
@@ -81,9 +88,7 @@ def _layers(loaded: LoadedModel) -> list[str]:
     """Names, channels and shapes of the layers that put out a volume, for one input of the usual size."""
     if loaded.form == "torchscript":
         return ["a TorchScript model does not show its layers"]
-    size = loaded.windows.roi_size if loaded.windows else loaded.patch_shape or PROBE
-    shape = (size,) * 3 if isinstance(size, int) else tuple(size)
-    shape = tuple(n if n > 0 else PROBE for n in shape)
+    shape = probe_shape(loaded)
     try:
         layers = TorchModel(loaded.network).layers(torch.zeros(1, loaded.in_channels or 1, *shape))
     except Methods3dError as error:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from napari_xai.errors import ExplainError
+from napari_xai.intensity import intensity_bounds
 from xai_io import Volume, resampled_to
 
 __all__ = ["ModelSpace", "WayBack"]
@@ -30,11 +31,13 @@ class ModelSpace:
     scan : the scan as it was read.
     x : (1, c, i, j, k) float32, what the preprocessing made of it.
     grid : the model's grid: its affine (RAS+ mm) and shape.
+    bounds : lowest and highest value that the model's intensity scaling can leave; None if it has no bounds.
     """
 
     scan: Volume
     x: Tensor
     grid: Volume
+    bounds: tuple[float, float] | None = None
 
     @classmethod
     def of(cls, scan: Volume, preprocessing: Sequence[Any]) -> "ModelSpace":
@@ -70,7 +73,8 @@ class ModelSpace:
         affine = np.asarray(image.affine, dtype=np.float64)
         # Zero-stride values: the grid is a place, nobody reads its voxels.
         blank = np.broadcast_to(np.float32(0), (1, *values.shape[1:]))
-        return cls(scan, values[None].contiguous(), Volume(blank, affine, source=scan.source))
+        grid = Volume(blank, affine, source=scan.source)
+        return cls(scan, values[None].contiguous(), grid, intensity_bounds(preprocessing))
 
     @property
     def air(self) -> float:

@@ -14,7 +14,7 @@ __all__ = ["ACTIVATIONS", "GATES", "activation", "passed", "worked_in_place"]
 ACTIVATIONS = (
     *("silu", "silu_", "gelu", "gelu_", "elu", "elu_", "selu", "selu_", "celu", "celu_", "mish", "mish_"),
     *("hardswish", "hardswish_", "hardtanh", "hardtanh_", "relu6", "clamp", "clamp_", "clip", "softplus"),
-    *("tanh", "tanh_", "softsign", "softshrink", "hardshrink", "threshold", "logsigmoid", "log_sigmoid"),
+    *("tanh", "tanh_", "softsign", "softshrink", "hardshrink", "threshold", "_threshold", "logsigmoid", "log_sigmoid"),
 )
 # Between zero and one: they open and close what they are multiplied with.
 GATES = ("sigmoid", "sigmoid_", "hardsigmoid", "hardsigmoid_")

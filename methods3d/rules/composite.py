@@ -8,7 +8,7 @@ decoder.*: gamma(0.1); first: flat; conv: z-plus; linear: epsilon
 
 import re
 from collections.abc import Sequence
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass, fields
 from fnmatch import fnmatchcase
 from typing import Any, TypeAlias
 
@@ -115,9 +115,9 @@ def _rank(entry: tuple[str, Rule]) -> int:
 
 def _written(rule: Rule) -> str:
     given = [(f.name, getattr(rule, f.name), f.default) for f in fields(rule)]
-    while given and given[-1][1] == given[-1][2]:
+    while given and given[-1][1] == given[-1][2] and given[-1][0] in ("epsilon", "high", "low"):
         given.pop()
-    values = ", ".join(f"{value:g}" for _, value, default in given if default is not MISSING)
+    values = ", ".join(f"{value:g}" for _, value, _ in given)
     return f"{rule.name}({values})" if values else rule.name
 
 

@@ -34,7 +34,7 @@ RELUS = (
 
 @dataclass(frozen=True)
 class GuidedBackprop:
-    """Guided backpropagation (Springenberg et al. 2015, sec. 3.4): f'(x) max(0, g); for ReLU [x > 0] max(0, g)."""
+    """Guided backpropagation (Springenberg et al. 2015): f'(x) max(0, g); for ReLU [x > 0] max(0, g)."""
 
     def rewriting(self, batch: int) -> "Guiding":
         """The mode for one forward pass."""

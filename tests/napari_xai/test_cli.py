@@ -48,8 +48,8 @@ def test_explain_writes_the_map_and_prints_the_record(classifier, scan_file, tmp
 def test_a_methods_fields_are_its_flags(classifier):
     help_text = run("explain", "--method", "occlusion", "--help").stdout
     assert all(flag in help_text for flag in ("--size", "--stride", "--unit", "--fill", "--batch"))
-    assert "--gamma" not in help_text
-    assert "--gamma" in run("explain", "--help").stdout
+    assert "--composite" not in help_text
+    assert "--composite" in run("explain", "--help").stdout
 
 
 def test_many_scans_leave_a_manifest(classifier, scan_file, tmp_path):
