@@ -67,6 +67,10 @@ class Case:
     target: Target
     outputs: Outputs
 
+    def prediction(self) -> None:
+        """What of the prediction the target reads."""
+        self.model.bind(self.x, self.target)
+
     def gradient(self) -> None:
         """The plain gradient, which LRP is compared with."""
         self.model.gradient(self.x, self.target)
@@ -124,8 +128,8 @@ def of_sample(bundle: str, *, dtype: torch.dtype = torch.float32) -> Case:
 
 def asked(model: Explainable, x: Tensor, outputs: Outputs) -> Case:
     """The first class of a classifier, or where a segmenter predicts the second."""
-    target = ClassScore(0) if model.output(x).ndim == 2 else PredictedRegion(1)
-    return Case(model, x, model.bind(x, target)[0], outputs)
+    y = model.output(x)
+    return Case(model, x, (ClassScore(0) if y.ndim == 2 else PredictedRegion(1)).bind(y), outputs)
 
 
 CASES: dict[str, Callable[..., Case]] = {entry.name: partial(of_entry, entry) for entry in zoo()} | {
@@ -140,7 +144,7 @@ def measured(
     case, precise = make(), make(dtype=torch.float64)
     with FlopCounterMode(display=False) as plain:
         clean = case.outputs.of(case.gradient)
-    truth = precise.outputs.of(precise.gradient)
+    truth = precise.outputs.of(precise.prediction)
     found = []
     for composite in composites:
         row = accounted(name, case, composite, clean, plain.get_total_flops())
@@ -305,7 +309,9 @@ def without_air(rows: Sequence[Measured], airless: Sequence[Measured]) -> Iterat
                 row = those.get((network, composite))
                 line[f"{composite}{words}: sum / score"] = f"{row.total:.4f}" if row else "-"
                 line[f"{composite}{words}: absorbed"] = absorbed(row) if row else "-"
-        yield line | {"rounding in float32": f"{next(r.rounding for r in rows if r.network == network):.0e}"}
+        mine = [row for row in rows if row.network == network]
+        line["output change, worst"] = f"{max((row.change for row in mine if not row.refused), default=0):.0e}"
+        yield line | {"rounding in float32": f"{mine[0].rounding:.0e}"}
 
 
 def in_full(rows: Sequence[Measured]) -> Iterator[dict[str, str]]:

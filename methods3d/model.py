@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import CheckpointError
 
 from methods3d.errors import (
     LayerError,
@@ -212,7 +213,7 @@ class TorchModel:
         """One forward pass, and the vector-Jacobian product with cotangent(output)."""
         if rules is not None:
             self._refuse_script("rewriting its functions (LRP)")
-        with as_found(self._net), torch.enable_grad():
+        with as_found(self._net), torch.enable_grad(), nullcontext() if rules is None else uncheckpointed(self._net):
             leaf = self._placed(x).requires_grad_()
             given = leaf.clone()  # a network may work on its input in place, which a leaf forbids
             mode = None if rules is None else rules.rewriting(len(leaf))
@@ -280,7 +281,7 @@ class TorchModel:
         mode = None if rules is None else rules.rewriting(len(x))
         try:
             with as_found(self._net), torch.no_grad():
-                with mode.over(self._net) if mode else nullcontext():
+                with uncheckpointed(self._net), mode.over(self._net) if mode else nullcontext():
                     y = self._run(self._placed(x))
                 if seen and cotangent is not None:
                     if not y.requires_grad:
@@ -320,7 +321,13 @@ class TorchModel:
         if torch.float16 in (self._autocast, self.dtype):
             size = (seed.abs().flatten(1).sum(1) * seed.abs().flatten(1).amax(1)).sqrt()  # of all, and of the largest
             scale = torch.where(size > 0, torch.exp2(HALF_PRECISION_SEED - size.log2().floor()), 1.0)
-        found = torch.autograd.grad(y, leaves, seed * _rows(scale, seed), allow_unused=True)
+        try:
+            found = torch.autograd.grad(y, leaves, seed * _rows(scale, seed), allow_unused=True)
+        except CheckpointError as error:
+            raise UnsupportedModelError(
+                "The network uses activation checkpointing, which runs parts of it anew where no rule sees them: "
+                "switch it off."
+            ) from error
         return [
             torch.zeros_like(_precise(leaf)) if g is None else _precise(g) / _rows(scale, g)
             for leaf, g in zip(leaves, found, strict=True)
@@ -426,6 +433,19 @@ def as_found(net: nn.Module) -> Iterator[None]:
             m.training = flag
         for p, flag in wanted:
             p.requires_grad_(flag)
+
+
+@contextmanager
+def uncheckpointed(net: nn.Module) -> Iterator[None]:
+    """Without MONAI's activation checkpointing, which would run parts of the network anew outside the rules."""
+    checkpointing = [m for m in net.modules() if getattr(m, "use_checkpoint", False) is True]
+    try:
+        for m in checkpointing:
+            m.use_checkpoint = False
+        yield
+    finally:
+        for m in checkpointing:
+            m.use_checkpoint = True
 
 
 def shared_by_voxels(cells: Tensor, shape: Sequence[int]) -> Tensor:

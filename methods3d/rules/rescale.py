@@ -7,9 +7,10 @@ C = m dx. Multipliers chain like derivatives, and contributions add up to the di
 value, to have as its gradient a multiplier with m dx = dy:
 
 - functions of one number: m = dy / dx, the rescale rule (sec. 3.5.2);
-- functions of degree two (products, matrix products, squares): the derivative halfway between x and x0, for
-  which alone m dx = dy exactly, and which shares a product's cross terms evenly, as Shapley values do;
-- everything else by its parts: softmax is exp and log and a sum, a norm a mean square, a root and a product.
+- functions of degree two (products, matrix products, squares): the derivative halfway between x and x0,
+  where m dx = dy exactly; it shares a product's cross terms evenly, as Shapley values do;
+- the largest of several: dy goes to one winner;
+- everything else by its parts: softmax is exp, a sum and log, a norm a mean square, a root and a product.
 
 Linear functions need no rule, and constants have no difference: nothing is booked.
 """
@@ -68,7 +69,7 @@ class Rescaling(Rewriting):
         super().__init__(HANDLERS, batch)
         self.kept: deque[tuple[str, list[Tensor]]] = deque()
         self.keeping = False
-        self._flows = False  # whether relevance can flow through the function that is being called
+        self._flows = False  # whether relevance can flow through the function that is running
 
     @contextmanager
     def reference(self) -> Iterator[None]:
@@ -190,13 +191,13 @@ def following(y: Tensor, z: Tensor) -> Tensor:
 
 
 def ratio(dy: Tensor, dx: Tensor, otherwise: Tensor | float) -> Tensor:
-    """Dy / dx, and something else where there is no dx."""
+    """The quotient dy / dx, and something else where there is no dx."""
     none = dx == 0
     return torch.where(none, otherwise, dy / torch.where(none, 1.0, dx))
 
 
 def rescaled(f: Callable[[Tensor], Tensor], x: Pair) -> Pair:
-    """F, element by element: m = dy / dx (sec. 3.5.2).
+    """Element by element: m = dy / dx (sec. 3.5.2).
 
     Where that differs from the derivative halfway by no more than its own rounding, as it does where x hardly
     differs from x0, the derivative is the better one, and no less complete.
@@ -286,30 +287,8 @@ def product(mode: Rescaling, func: Callable[..., Tensor], *args: Any, **kwargs: 
     if carried(tensors) < 2:
         return NotImplemented
     y = call(*[t.detach() for t in tensors])
-    out = following(y, call(*[Pair(t, t0).halfway for t, t0 in zip(tensors, before, strict=True)]))
+    out = following(y, call(*[Pair(t, t0).halfway if carries(t) else t for t, t0 in zip(tensors, before, strict=True)]))
     return args[0].copy_(out) if name in PLAIN else out
-
-
-def square_form(mode: Rescaling, func: Callable[..., Tensor], input: Tensor, *args: Any, **kwargs: Any) -> Any:
-    """A variance is of degree two as well."""
-    before = mode.compared(input)
-    if before is None:
-        return NotImplemented
-    x = Pair(input, *before)
-    return following(func(input.detach(), *args, **kwargs), func(x.halfway, *args, **kwargs))
-
-
-def root_of_square_form(mode: Rescaling, func: Callable[..., Tensor], input: Tensor, *args: Any, **kwargs: Any) -> Any:
-    """A standard deviation or Euclidean norm: dy = d(y^2) / (y + y0)."""
-    p = kwargs.get("p", kwargs.get("ord", args[0] if args else 2))
-    if mode.site.function != "std" and p not in (2, "fro", None):
-        return NotImplemented
-    before = mode.compared(input)
-    if before is None:
-        return NotImplemented
-    x = Pair(input, *before)
-    y, y0, z = (func(t, *args, **kwargs) for t in (input.detach(), x.before, x.halfway))
-    return following(y, z * ratio(2 * z.detach(), y + y0, 0.0))
 
 
 def quotient(mode: Rescaling, func: Callable[..., Tensor], input: Tensor, other: Any, *args: Any, **kwargs: Any) -> Any:
@@ -335,14 +314,44 @@ def choice(mode: Rescaling, func: Callable[..., Any], *args: Any, **kwargs: Any)
     return NotImplemented if before is None or _same(masks, before) else mode.noted(func(*args, **kwargs))
 
 
-def glu(mode: Rescaling, func: Callable[..., Tensor], input: Tensor, dim: int = -1) -> Any:
-    """One half times the other's sigmoid."""
-    before = mode.compared(input)
-    if before is None:
+# --- functions of one tensor ---
+
+
+def of_one(rewritten: Callable[..., Any]) -> Handler:
+    """A handler, of what rewrites (its name, the function of the tensor alone, the tensor in both passes, the rest)."""
+
+    def handle(mode: Rescaling, func: Callable[..., Any], input: Tensor, *args: Any, **kwargs: Any) -> Any:
+        before = mode.compared(input)
+        if before is None:
+            return NotImplemented
+        return rewritten(
+            mode.site.function, lambda t: func(t, *args, **kwargs), Pair(input, before[0]), *args, **kwargs
+        )
+
+    return handle
+
+
+@of_one
+def variance(name: str, f: Callable[[Tensor], Tensor], x: Pair, *_: Any, **__: Any) -> Tensor:
+    """Of degree two: the derivative halfway."""
+    return following(f(x.now.detach()), f(x.halfway))
+
+
+@of_one
+def length(name: str, f: Callable[[Tensor], Tensor], x: Pair, *args: Any, **kwargs: Any) -> Any:
+    """A Euclidean norm or standard deviation y is the root of what is of degree two: dy = d(y^2) / (y + y0)."""
+    p = kwargs.get("p", kwargs.get("ord", args[0] if args else 2))
+    if name != "std" and p not in (2, "fro", None):
         return NotImplemented
-    x = Pair(input, *before)
-    a, b = (x.through(lambda t, i=i: t.chunk(2, dim)[i]) for i in (0, 1))  # type: ignore[misc]
-    return following(func(input.detach(), dim), multiplied(torch.mul, a, rescaled(torch.sigmoid, b)).now)
+    y, y0, z = f(x.now.detach()), f(x.before), f(x.halfway)
+    return following(y, ratio(2 * z.detach(), y + y0, 0.0) * z)
+
+
+@of_one
+def glu(name: str, f: Callable[[Tensor], Tensor], x: Pair, dim: int = -1) -> Tensor:
+    """One half times the other's sigmoid."""
+    a, b = (Pair(*parts) for parts in zip(*(t.chunk(2, dim) for t in x), strict=True))
+    return following(f(x.now.detach()), multiplied(torch.mul, a, rescaled(torch.sigmoid, b)).now)
 
 
 # --- the largest of several ---
@@ -360,43 +369,40 @@ def largest(x: Pair, y: Tensor, y0: Tensor, at: Tensor, at0: Tensor) -> Tensor:
     return following(y, ratio(y - y0, won.now.detach() - won.before, 1.0) * won.now)
 
 
-def max_pool(mode: Rescaling, func: Callable[..., Any], input: Tensor, *args: Any, **kwargs: Any) -> Any:
+@of_one
+def max_pool(name: str, f: Callable[[Tensor], Any], x: Pair, *args: Any, **kwargs: Any) -> Any:
     """Max pooling, whatever its windows; the winners' places too, if they are asked for."""
-    before = mode.compared(input)
-    if before is None:
-        return NotImplemented
-    x, name = Pair(input, *before), mode.site.function.removesuffix("_with_indices")
+    name = name.removesuffix("_with_indices")
     n = int(name.partition("pool")[2][0])
-    args_alone, kwargs_alone = args[: 1 if name.startswith("adaptive") else 5], dict(kwargs)
-    kwargs_alone.pop("return_indices", None)
-    pool = partial(getattr(F, name), **kwargs_alone, return_indices=True)
-    (y, at), (y0, at0) = pool(input.detach(), *args_alone), pool(x.before, *args_alone)
-    rows = [t.flatten(-n) for t in (y, y0, at, at0)]
+    args = args[: 1 if name.startswith("adaptive") else 5]  # what is left is whether places are asked for
+    pool = partial(getattr(F, name), **kwargs | {"return_indices": True})
+    (y, at), (y0, at0) = (pool(t, *args) for t in (x.now.detach(), x.before))
+    rows = (t.flatten(-n) for t in (y, y0, at, at0))
     out = largest(x.through(lambda t: t.flatten(-n)), *rows).view_as(y)
-    return (out, at) if isinstance(func(input.detach(), *args, **kwargs), tuple) else out
+    return (out, at) if isinstance(f(x.now.detach()), tuple) else out
 
 
-def extreme(mode: Rescaling, func: Callable[..., Any], input: Tensor, *args: Any, **kwargs: Any) -> Any:
-    """The maximum or minimum over dimensions, or of two tensors."""
-    sign = -1 if "min" in mode.site.function else 1
+@of_one
+def extreme(name: str, f: Callable[[Tensor], Any], x: Pair, dim: Any = (), *_: Any, **__: Any) -> Any:
+    """The maximum or minimum over dimensions; its place too, if it is asked for."""
+    sign = -1 if "min" in name else 1
+    dims = tuple(dim if isinstance(dim, list | tuple) else [dim]) or tuple(range(x.now.ndim))
+    last = tuple(range(-len(dims), 0))
+    rows = x.through(lambda t: sign * t.movedim(dims, last).flatten(-len(dims)))
+    (y, at), (y0, at0) = (t.detach().max(-1, keepdim=True) for t in rows)
+    found = f(x.now.detach())
+    out = sign * largest(rows, y, y0, at, at0)
+    if isinstance(found, Tensor):
+        return out.reshape(found.shape)
+    return type(found)((out.reshape(found.values.shape), found.indices))
+
+
+def extreme_or_larger(mode: Rescaling, func: Callable[..., Any], input: Tensor, *args: Any, **kwargs: Any) -> Any:
+    """The maximum or minimum, over dimensions or of two tensors."""
     other = kwargs.get("other", args[0] if args else None)
-    if isinstance(other, Tensor):
-        return _larger(mode, func, input, other, sign)
-    before = mode.compared(input)
-    if before is None:
-        return NotImplemented
-    found = func(input.detach(), *args, **kwargs)
-    y = found if isinstance(found, Tensor) else found.values
-    dims = kwargs.get("dim", args[0] if args else ())
-    dims = tuple(dims if isinstance(dims, list | tuple) else [dims]) or tuple(range(input.ndim))
-
-    def row(t: Tensor) -> Tensor:
-        return sign * t.movedim(dims, tuple(range(-len(dims), 0))).flatten(-len(dims))
-
-    x = Pair(input, *before).through(row)
-    now, then = x.now.detach().max(-1, keepdim=True), x.before.max(-1, keepdim=True)
-    out = sign * largest(x, now.values, then.values, now.indices, then.indices).reshape(y.shape)
-    return out if found is y else type(found)((out, found.indices))
+    if not isinstance(other, Tensor):
+        return extreme(mode, func, input, *args, **kwargs)
+    return _larger(mode, func, input, other, -1 if "min" in mode.site.function else 1)
 
 
 def _larger(mode: Rescaling, func: Callable[..., Tensor], a: Tensor, b: Tensor, sign: int) -> Any:
@@ -440,18 +446,17 @@ def soft_max(x: Pair, dim: int) -> Pair:
     return Pair(following(y.now, m * (finite - s.now)), y.before)
 
 
-def softmax(mode: Rescaling, func: Callable[..., Tensor], input: Tensor, *args: Any, **kwargs: Any) -> Any:
+@of_one
+def softmax(name: str, f: Callable[[Tensor], Tensor], x: Pair, dim: Any = None, *_: Any, **__: Any) -> Any:
     """Softmax, log-softmax and log-sum-exp."""
-    dim = kwargs.get("dim", args[0] if args else None)
-    before = mode.compared(input)
-    if before is None or dim is None:
+    if dim is None:
         return NotImplemented
-    y = func(input.detach(), *args, **kwargs)
-    x = Pair(input, *before).through(lambda t: t.to(y.dtype))
-    if mode.site.function == "softmax":
+    y = f(x.now.detach())
+    x = x.through(lambda t: t.to(y.dtype))
+    if name == "softmax":
         return following(y, soft_max(x, dim).now)
     s, finite = log_sum_exp(x, dim)
-    return following(y, s.now.reshape(y.shape) if mode.site.function == "logsumexp" else finite - s.now)
+    return following(y, s.now.reshape(y.shape) if name == "logsumexp" else finite - s.now)
 
 
 def attention(
@@ -634,12 +639,12 @@ HANDLERS: dict[str, Handler] = {
     **dict.fromkeys(BILINEAR, product),
     **dict.fromkeys(DIVISIONS, quotient),
     **dict.fromkeys((*POOLS, *(f"{name}_with_indices" for name in POOLS)), max_pool),
-    **dict.fromkeys(("max", "amax", "maximum", "min", "amin", "minimum"), extreme),
+    **dict.fromkeys(("max", "amax", "maximum", "min", "amin", "minimum"), extreme_or_larger),
     **dict.fromkeys(("softmax", "log_softmax", "logsumexp"), softmax),
     **dict.fromkeys(("where", "masked_fill", "masked_fill_"), choice),
     **dict.fromkeys(NORMS, normalised),
-    **dict.fromkeys(("norm", "linalg_vector_norm", "std"), root_of_square_form),
-    "var": square_form,
+    **dict.fromkeys(("norm", "linalg_vector_norm", "std"), length),
+    "var": variance,
     "scaled_dot_product_attention": attention,
     "glu": glu,
 }

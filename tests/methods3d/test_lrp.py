@@ -1,11 +1,13 @@
 """LRP's account closes on any network: relevance plus what was absorbed, by cause, is the score."""
 
 import itertools
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from methods3d import (
     LRP,
@@ -14,6 +16,7 @@ from methods3d import (
     InputXGradient,
     ModelInfo,
     PredictedRegion,
+    RegionScore,
     Regression,
     TorchModel,
     UnsupportedModelError,
@@ -364,6 +367,38 @@ def test_an_exported_program_is_explained_as_the_network_itself(make, volume):
             one, two = (LRP(composite=rule)(TorchModel(n), x, question(name)) for n in (net, program))
             assert not [w for w in two.warnings if "rule" in w]
             torch.testing.assert_close(two.values, one.values, rtol=1e-7, atol=1e-9 * float(one.values.abs().max()))
+
+
+class Checkpointed(nn.Module):
+    """A block that is not kept for the backward pass but run again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.use_checkpoint = True
+        self.block, self.head = nn.Sequential(nn.Conv3d(1, 4, 3), nn.ReLU(), nn.Conv3d(4, 4, 1)), nn.Conv3d(4, 2, 1)
+
+    def forward(self, x: Any) -> Any:
+        run = partial(checkpoint, use_reentrant=False) if self.use_checkpoint else lambda f, h: f(h)
+        return self.head(run(self.block, x))
+
+
+def test_checkpointing_is_left_out_under_rules_and_left_as_it_was(volume):
+    net, x = Checkpointed().double(), volume(1, 1, 8, 8, 8)
+    target = RegionScore(1, torch.ones(6, 6, 6))
+    found = LRP()(TorchModel(net), x, target)
+    assert net.use_checkpoint
+    net.use_checkpoint = False
+    assert torch.equal(found.values, LRP()(TorchModel(net), x, target).values)
+
+
+def test_checkpointing_that_cannot_be_left_out_is_refused(volume):
+    class Always(nn.Sequential):
+        def forward(self, x: Any) -> Any:
+            return self[1](checkpoint(self[0], x, use_reentrant=False))
+
+    net = Always(nn.Sequential(nn.Conv3d(1, 4, 3), nn.ReLU()), nn.Conv3d(4, 2, 1)).double()
+    with pytest.raises(UnsupportedModelError, match="activation checkpointing"):
+        LRP()(TorchModel(net), volume(1, 1, 8, 8, 8), RegionScore(1, torch.ones(6, 6, 6)))
 
 
 def test_lrp_through_autocast(make, volume):

@@ -36,12 +36,12 @@ def test_what_is_missing_is_said_in_turn(classifier, scan):
 
 
 def test_a_classifier_is_asked_why_rather_than(classifier, scan):
-    session = ready(classifier, scan, target=1, against=0, method="lrp", settings={"gamma": 0.5})
+    session = ready(classifier, scan, target=1, against=0, method="lrp", settings={"composite": "gamma(0.5)"})
     assert (session.classifies, session.segments) == (True, False)
     assert session.classes == {0: "no lesion", 1: "lesion"}
     explanation = session.job(scan)(lambda *_: None)
     assert explanation.question == "why 'lesion' (class 1) rather than 'no lesion' (class 0)"
-    assert explanation.attribution.provenance.parameters["gamma"] == 0.5
+    assert explanation.attribution.provenance.parameters["composite"] == "*: gamma(0.5)"
 
 
 def test_a_segmenter_is_asked_about_a_region(segmenter, scan):
