@@ -438,7 +438,7 @@ def as_found(net: nn.Module) -> Iterator[None]:
 @contextmanager
 def uncheckpointed(net: nn.Module) -> Iterator[None]:
     """Without MONAI's activation checkpointing, which would run parts of the network anew outside the rules."""
-    checkpointing = [m for m in net.modules() if getattr(m, "use_checkpoint", False) is True]
+    checkpointing: list[Any] = [m for m in net.modules() if getattr(m, "use_checkpoint", False) is True]
     try:
         for m in checkpointing:
             m.use_checkpoint = False

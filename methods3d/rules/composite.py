@@ -195,8 +195,8 @@ COMPOSITES |= {
         ),
         (
             "lrp-cmp",
-            "first: flat; linear: epsilon; conv: z-plus; pool: winner",
-            "LRP-CMP of Kohlbrenner et al. 2020: best localisation in their study of image classifiers",
+            "first: flat; linear: epsilon; conv: z-plus",
+            "LRP-CMP (alpha 1, flat) of Kohlbrenner et al. 2020, by its name there: the rules of epsilon-plus-flat",
         ),
         (
             "excitation-backprop",
