@@ -24,8 +24,11 @@ test: .venv/dev.stamp system    ## style, types, import contracts, tests
 	  $(BIN)/python -m pytest; \
 	fi
 
+results: export OMP_NUM_THREADS = 1
 results: .venv/dev.stamp        ## the tables of docs/results.md, in full
 	$(BIN)/python benchmarks/localisation.py --write docs/results.md
+	$(BIN)/python benchmarks/conservation.py --write docs/results.md
+	$(BIN)/python benchmarks/randomisation.py --write docs/results.md
 
 samples: .venv/dev.stamp        ## make the sample volumes and train the sample models anew
 	$(PIP) --editable ".[samples]"

@@ -11,58 +11,28 @@ is the output. Each constant is multiplied by a leaf that is one; the leaf's gra
 that the constant kept. One leaf for each place, cause and sample.
 """
 
-from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from functools import cache, partial
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch._ops import OpOverload
 from torch.overrides import TorchFunctionMode
-from torch.utils.weak import WeakIdKeyDictionary
 
-__all__ = ["Flow", "Rewriting", "Rules", "Site", "carries"]
-
-
-def _names(text: str) -> frozenset[str]:
-    return frozenset(text.split())
-
-
-# Pure layout: what is true of the scan's voxels before is true of them after.
-LAYOUT = _names(
-    """
-    view view_as reshape flatten unflatten permute transpose swapaxes movedim moveaxis t squeeze unsqueeze expand
-    expand_as contiguous clone __getitem__ narrow select slice chunk split split_with_sizes tensor_split unbind
-    repeat repeat_interleave roll flip pad constant_pad_nd pixel_shuffle pixel_unshuffle identity alias
-    to _to_copy type type_as float double half bfloat16
-    """
+from methods3d.functions import (
+    HOMOGENEOUS,
+    JOINS,
+    PRODUCTS,
+    QUOTIENTS,
+    SUMS,
+    carried,
+    carries,
+    flat,
+    function_name,
 )
-# Functions through which autograd already carries relevance: piecewise linear and homogeneous, or layout.
-HOMOGENEOUS = LAYOUT | _names(
-    """
-    relu relu_ leaky_relu leaky_relu_ prelu _prelu_kernel rrelu abs max amax maximum min amin minimum fn
-    max_pool1d max_pool2d max_pool3d max_pool3d_with_indices avg_pool1d avg_pool2d avg_pool3d lp_pool3d
-    adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool3d
-    add add_ sub sub_ __add__ __radd__ __iadd__ __sub__ __rsub__ __isub__ rsub neg __neg__ positive sum mean
-    mul mul_ __mul__ __rmul__ __imul__ div div_ __truediv__ __itruediv__ matmul __matmul__ __rmatmul__ bmm mm einsum
-    cat concat concatenate stack index_select gather fold unfold interpolate upsample
-    upsample_nearest3d upsample_trilinear3d upsample_bilinear2d upsample_nearest2d
-    dropout dropout_ dropout1d dropout2d dropout3d alpha_dropout as_tensor detach __get__
-    """
-)
-PRODUCTS = _names("mul mul_ __mul__ __rmul__ __imul__ matmul __matmul__ __rmatmul__ bmm mm einsum")
-QUOTIENTS = _names("div div_ __truediv__ __itruediv__")
-SUMS = _names("add add_ sub sub_ __add__ __radd__ __iadd__ __sub__ __rsub__ __isub__")
-JOINS = _names("cat concat concatenate stack")
+from methods3d.lineage import Lineage
 
-# Sums and means of what they are given: so are the contributions that it was made of.
-MEANS = _names(
-    """
-    avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d interpolate upsample
-    upsample_nearest3d upsample_trilinear3d mean sum dropout dropout_ dropout1d dropout2d dropout3d as_tensor
-    """
-)
+__all__ = ["Flow", "Handler", "Rewriting", "Rules", "Site"]
 
 Handler = Callable[..., Any]
 
@@ -84,13 +54,6 @@ class Flow(NamedTuple):
     rule: str
     received: Tensor
     handed: Tensor
-
-
-class Reach(NamedTuple):
-    """What gives the sum of |contributions| that a tensor was made of, in which version of the tensor."""
-
-    of: Callable[[], Tensor]
-    version: int
 
 
 class Rules(Protocol):
@@ -126,12 +89,7 @@ class Rewriting(TorchFunctionMode):
         self.rule = ""  # at this site, for the report
         self.voxels: Tensor | None = None
         self.flows: dict[Site, Flow] | None = {} if measured else None
-        self._marks: MutableMapping[Tensor, Tensor] = (
-            WeakIdKeyDictionary()
-        )  # a tensor that is the input in another layout -> its voxels likewise
-        self._reaches: MutableMapping[Tensor, Reach] = (
-            WeakIdKeyDictionary()
-        )  # a tensor -> the sum of |contributions| that it was made of
+        self.lineage = Lineage()
 
     # --- running ---
 
@@ -152,8 +110,7 @@ class Rewriting(TorchFunctionMode):
         finally:
             for handle in handles:
                 handle.remove()
-            self._marks.clear()  # what they hold refers back to this mode: a ring that would keep the graph
-            self._reaches.clear()
+            self.lineage.clear()  # what it holds refers back to this mode: a ring that would keep the graph
 
     def reference(self) -> AbstractContextManager[Any]:
         """The mode for a pass over a reference input, for rules that compare the input with one."""
@@ -172,16 +129,15 @@ class Rewriting(TorchFunctionMode):
         self.site = Site(self.modules[-1] if self.modules else "", name.strip("_"))
         out = self._handled(name, func, args, kwargs)
         if out is NotImplemented:
-            reach = self._reach_through(name, func, args, kwargs) if self._reaches else None
+            reach = self.lineage.reach_through(name, func, args, kwargs)
             if name in SUMS or name in JOINS:
                 args, kwargs = self._book_constants(name, args, kwargs)
             out = func(*args, **kwargs)
             if not self.covers(name, [*args, *kwargs.values()]):
                 self._note(out)
             if reach is not None and isinstance(out, Tensor):
-                self.set_reach(out, reach)
-        if self._marks and name in LAYOUT:
-            self._mark_layout(func, name, out, args, kwargs)
+                self.lineage.set_reach(out, reach)
+        self.lineage.voxels_through(name, func, out, args, kwargs)
         return out
 
     def _handled(self, name: str, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -278,10 +234,7 @@ class Rewriting(TorchFunctionMode):
         # What is put out may be worked on in place, which would take a view's hook along.
         alias, flows = value.clone() if received else value.view_as(value), self.flows
         before = value.detach().clone()
-        if value in self._marks:
-            self._marks[alias] = self._marks[value]
-        if value in self._reaches:
-            self._reaches[alias] = self._reaches[value]
+        self.lineage.same(alias, value)
 
         def count(gradient: Tensor) -> None:
             share = self._per_sample(before * gradient).cpu()
@@ -304,80 +257,18 @@ class Rewriting(TorchFunctionMode):
     def mark(self, given: Tensor) -> None:
         """Follow the network's input through changes of layout, for rules that share among voxels."""
         self.voxels = torch.ones_like(given, requires_grad=True)
-        self._marks[given] = self.voxels.clone()
+        self.lineage.set_voxels(given, self.voxels.clone())
 
     def voxels_of(self, value: Tensor) -> Tensor | None:
         """The voxels in the layout of this tensor; None where it is not the input itself."""
-        voxels = self._marks.get(value)
+        voxels = self.lineage.voxels(value)
         if voxels is not None:
             voxels = self.watched(voxels, handed=self.site)
         return voxels
 
-    def _mark_layout(
-        self, func: Callable[..., Any], name: str, out: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> None:
-        voxels = self._marks.get(args[0]) if args and isinstance(args[0], Tensor) else None
-        if voxels is None:
-            return
-        if name in ("pad", "constant_pad_nd"):  # what is padded with a number is no voxel
-            mode = kwargs.get("mode", args[2] if len(args) > 2 else "constant")
-            pad = args[1] if len(args) > 1 else kwargs["pad"]
-            found = torch.nn.functional.pad(voxels, pad, mode if isinstance(mode, str) else "constant")
-        else:
-            found = func(voxels, *args[1:], **kwargs)
-        for one, its in zip(flat([out]), flat([found]), strict=True):
-            self._marks[one] = its
-
-    def set_reach(self, value: Tensor, reach: Callable[[], Tensor]) -> None:
-        """Let what is shared among the contributions to `value` go to them in proportion to their magnitude."""
-        self._reaches[value] = Reach(cache(reach), value._version)
-
     def reach_of(self, value: Tensor) -> Tensor:
         """The sum of |contributions| that `value` was made of; its own magnitude where that is not known."""
-        reach = self._known_reach(value)()
-        if value in self._reaches:
+        reach = self.lineage.reach(value)()
+        if self.lineage.knows_reach(value):
             reach = self.watched(reach, handed=self.site)
         return reach
-
-    def _known_reach(self, value: Tensor) -> Callable[[], Tensor]:
-        reach = self._reaches.get(value)
-        return value.abs if reach is None or reach.version != value._version else reach.of
-
-    def _reach_through(
-        self, name: str, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Callable[[], Tensor] | None:
-        """What the contributions become in a sum, a mean or another layout; constants contribute none."""
-        if name in SUMS or name in JOINS:
-            terms = [t for t in flat(args[:1] if name in JOINS else args[:2]) if isinstance(t, Tensor)]
-            if not any(t in self._reaches for t in terms):
-                return None
-            parts = [self._known_reach(t) if carries(t) else partial(torch.zeros_like, t) for t in terms]
-            if name in SUMS:
-                return lambda: sum(part() for part in parts)  # type: ignore[return-value]
-            return lambda: func([part() for part in parts], *args[1:], **kwargs)
-        if (name in LAYOUT or name in MEANS) and args and isinstance(args[0], Tensor) and args[0] in self._reaches:
-            known = self._known_reach(args[0])
-            return lambda: func(known(), *args[1:], **kwargs)
-        return None
-
-
-def function_name(func: Callable[..., Any]) -> str:
-    """`conv3d`, however it is called: also for an operator of an exported program."""
-    if isinstance(func, OpOverload):
-        return str(func._schema.name).partition("::")[2]
-    return getattr(func, "__name__", "") or repr(func)
-
-
-def carries(value: Any) -> bool:
-    """Whether relevance flows through a value."""
-    return isinstance(value, Tensor) and value.requires_grad
-
-
-def carried(args: Any) -> int:
-    """Through how many of the arguments relevance flows."""
-    return sum(carries(a) for a in flat(args))
-
-
-def flat(args: Any) -> list[Any]:
-    """The arguments, with lists and tuples opened."""
-    return [b for a in args for b in (flat(a) if isinstance(a, list | tuple) else [a])]

@@ -7,7 +7,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from methods3d.rewriting import Rewriting, carried, carries
+from methods3d.functions import carried, carries
+from methods3d.rewriting import Rewriting
 from methods3d.rules.activations import activation, worked_in_place
 
 __all__ = ["AttnLRP", "gate", "product", "quotient", "scaled_dot_product_attention", "softmax"]

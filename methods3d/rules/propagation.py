@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch._ops import OpOverload
 
 from methods3d.errors import RuleError
-from methods3d.rewriting import PRODUCTS, QUOTIENTS, Handler, Rewriting
+from methods3d.functions import PRODUCTS, QUOTIENTS
+from methods3d.rewriting import Handler, Rewriting
 from methods3d.rules.activations import ACTIVATIONS, GATES, activation
 from methods3d.rules.composite import Composite, Rule
 from methods3d.rules.linear import Epsilon, LinearRule, Zero
@@ -120,7 +121,7 @@ def weighted(
         )
     parts = [rescaled(mode, z, value, rule.epsilon, one_sided=rule.one_sided) for z, value in rule.terms(layer)]
     out = parts[0] if len(parts) == 1 else parts[0] + parts[1]
-    mode.set_reach(out, lambda site=mode.site: mode.watched(layer.a, received=site))  # type: ignore[misc]
+    mode.lineage.set_reach(out, lambda site=mode.site: mode.watched(layer.a, received=site))  # type: ignore[misc]
     return out
 
 

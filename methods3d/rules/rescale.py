@@ -30,17 +30,8 @@ from torch._ops import OpOverload
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from methods3d.errors import UnsupportedModelError
-from methods3d.rewriting import (
-    HOMOGENEOUS,
-    PRODUCTS,
-    QUOTIENTS,
-    Handler,
-    Rewriting,
-    carried,
-    carries,
-    flat,
-    function_name,
-)
+from methods3d.functions import HOMOGENEOUS, PRODUCTS, QUOTIENTS, carried, carries, flat, function_name
+from methods3d.rewriting import Handler, Rewriting
 from methods3d.rules.activations import ACTIVATIONS, GATES, worked_in_place
 from methods3d.rules.pooling import POOLS
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from methods3d import LRP, LayerError, Methods3dError, RegionScore, RuleError, TorchModel
-from methods3d.rewriting import HOMOGENEOUS, PRODUCTS, QUOTIENTS
+from methods3d.functions import HOMOGENEOUS, PRODUCTS, QUOTIENTS
 from methods3d.rules import COMPOSITES, Propagation, composite
 from methods3d.rules.composite import _rank
 from methods3d.rules.linear import Gamma
