@@ -10,6 +10,7 @@
 """
 
 from methods3d.cam import GradCAM
+from methods3d.contrast import Contrast
 from methods3d.contrastive import CLRP
 from methods3d.deeplift import DeepLIFT
 from methods3d.errors import (
@@ -32,7 +33,7 @@ from methods3d.perturbation import Occlusion
 from methods3d.registry import method, methods
 from methods3d.rules import Composite, composite
 from methods3d.salient import SalientRelevance
-from methods3d.targets import ClassMargin, ClassScore, Contrast, PredictedRegion, RegionScore, Regression
+from methods3d.targets import ClassMargin, ClassScore, PredictedRegion, RegionScore, Regression
 from methods3d.types import Attribution, Cost, Explainable, ModelInfo, Progress, Provenance, Target, silent
 from methods3d.windows import WindowedModel
 

@@ -19,10 +19,10 @@ from methods3d import (
     TorchModel,
     WindowedModel,
 )
+from methods3d.contrast import Contrast
 from methods3d.contrastive import CLRP
 from methods3d.propagate import relevance_of
 from methods3d.rules import Propagation, composite
-from methods3d.targets import Contrast
 
 SEEDS = ("others", "softmax")
 
