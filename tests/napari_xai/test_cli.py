@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from methods3d import methods
+from methods3d import composite, methods
 from napari_xai.cli import main
 
 
@@ -76,9 +76,41 @@ def test_inspect_tells_what_a_scan_and_a_model_are(classifier, segmenter, scan_f
     assert "JaneDoe" not in run("inspect", scan_file).stdout
 
 
+@pytest.mark.parametrize("model", ["classifier", "segmenter"])
+def test_inspect_follows_relevance_through_a_model(model, scan_file, request):
+    bundle = request.getfixturevalue(model)
+    on_noise = json.loads(run("inspect", bundle, "--lrp", "--json").stdout)
+    on_scan = json.loads(run("inspect", bundle, "--lrp", "--scan", scan_file, "--bias", "absorb", "--json").stdout)
+    for report in (on_noise, on_scan):
+        accounted = report["sum of relevance"] + sum(report["absorbed"].values())
+        size = abs(report["score"]) + sum(abs(kept) for kept in report["absorbed"].values())
+        assert accounted == pytest.approx(report["score"], abs=1e-4 * size)
+        sites = report["sites"]
+        assert any(site["function"] == "conv3d" and site["rule"] == "gamma" and site["layer"] for site in sites)
+        for site in sites:
+            kept = sum(site["absorbed"].values())
+            assert site["received"] == pytest.approx(site["handed on"] + kept, abs=1e-3 * size)
+    assert "noise" in on_noise["question"]
+    printed = run("inspect", bundle, "--lrp", "--composite", "epsilon-plus; first: flat").stdout
+    assert "reached the scan" in printed
+    assert "flat" in printed
+
+
+def test_composites_are_listed_with_their_rules():
+    found = json.loads(run("composites", "--json").stdout)
+    assert {"gamma", "epsilon-plus", "lrp-cmp", "deep-taylor", "attnlrp"} <= {row["name"] for row in found}
+    for row in found:
+        assert str(composite(row["rules"])) == row["rules"]
+        assert row["reason"]
+    assert "alpha-beta(2, 1)" in run("composites").stdout.replace("\n", "")
+
+
 @pytest.mark.parametrize(
     ("args", "sentence"),
     [
+        (["inspect", "{bundle}", "--lrp", "--composite", "gama"], "There is no rule 'gama'"),
+        (["inspect", "{bundle}", "--lrp", "--composite", "head: flat; gamma"], "which the network does not have"),
+        (["explain", "{scan}", "--model", "{bundle}", "--composite", "pool: gamma"], "serves conv, linear, not pool"),
         (["explain", "nowhere.nii.gz", "--model", "{bundle}"], "does not exist"),
         (["explain", "{scan}", "--model", "nowhere"], "does not exist"),
         (["explain", "{scan}", "--model", "{bundle}", "-m", "nonsense"], "There is no method 'nonsense'"),
