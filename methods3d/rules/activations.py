@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from methods3d.rewriting import Rewriting
+from methods3d.rules.weighted import exactly
 
 __all__ = ["ACTIVATIONS", "GATES", "activation", "passed", "worked_in_place"]
 
@@ -47,4 +48,4 @@ def passed(mode: Rewriting, input: Tensor, y: Tensor, at_zero: Tensor | None = N
     # The difference to f(0) is rounded near zero.
     still = x.abs() < torch.where(rest == 0, limits.tiny, limits.eps**0.5)
     out = input * torch.where(still, 0.0, (y - rest) / torch.where(still, 1.0, x))
-    return out + mode.constant("activation", y - out.detach())
+    return exactly(y, out + mode.constant("activation", y - out.detach()))

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from methods3d.rewriting import Rewriting
-from methods3d.rules.weighted import rescaled
+from methods3d.rules.weighted import exactly, rescaled
 
 __all__ = ["POOLS", "Proportional", "Winner", "max_pool"]
 
@@ -46,7 +46,7 @@ def max_pool(mode: Rewriting, func: Callable[..., Tensor], input: Tensor, *args:
         z = _summed(input.abs(), n, *args, **kwargs)
         for axis in range(-n, 0):
             z = z.narrow(axis, 0, y.shape[axis])
-    return rescaled(mode, z, y, 0.0, one_sided=True)
+    return exactly(y, rescaled(mode, z, y, 0.0, one_sided=True))
 
 
 def _summed(

@@ -10,6 +10,7 @@ from torch import Tensor
 from methods3d.functions import carried, carries
 from methods3d.rewriting import Rewriting
 from methods3d.rules.activations import activation, worked_in_place
+from methods3d.rules.weighted import exactly
 
 __all__ = ["AttnLRP", "gate", "product", "quotient", "scaled_dot_product_attention", "softmax"]
 
@@ -65,7 +66,7 @@ def softmax(
     dim = kwargs.get("dim", args[0] if args else -1)
     x = torch.where(y > 0, input.to(y.dtype), 0.0)  # what is masked out was minus infinity
     linear = y * (x - (y * x).sum(dim, keepdim=True))
-    return linear + mode.constant("softmax", y - linear.detach())
+    return exactly(y, linear + mode.constant("softmax", y - linear.detach()))
 
 
 def scaled_dot_product_attention(

@@ -18,7 +18,7 @@ from methods3d.rules.linear import Epsilon, LinearRule, Zero
 from methods3d.rules.norms import NORMS, OPERATORS
 from methods3d.rules.pooling import POOLS, Proportional, max_pool
 from methods3d.rules.products import AttnLRP, gate, product, quotient, scaled_dot_product_attention, softmax
-from methods3d.rules.weighted import Weighted, rescaled
+from methods3d.rules.weighted import Weighted, exactly, rescaled
 
 __all__ = ["LINEAR", "Propagation"]
 
@@ -104,7 +104,7 @@ def weighted(
     """A linear function under its rule."""
     layer = Weighted(
         mode,
-        lambda x, w: func(x, w, None, *rest, **kwargs),
+        lambda x, w, b: func(x, w, b, *rest, **kwargs),
         input,
         weight,
         bias,
@@ -120,7 +120,7 @@ def weighted(
             f"write 'first: {rule.name}'."
         )
     parts = [rescaled(mode, z, value, rule.epsilon, one_sided=rule.one_sided) for z, value in rule.terms(layer)]
-    out = parts[0] if len(parts) == 1 else parts[0] + parts[1]
+    out = exactly(layer.y, parts[0] if len(parts) == 1 else parts[0] + parts[1])
     mode.lineage.set_reach(out, lambda site=mode.site: mode.watched(layer.a, received=site))  # type: ignore[misc]
     return out
 
@@ -129,7 +129,9 @@ def norm(mode: Propagating, func: Callable[..., Tensor], *args: Any, **kwargs: A
     """A normalisation under its rule."""
     read = (OPERATORS if isinstance(func, OpOverload) else NORMS)[mode.site.function]
     rule: Any = mode.rule_for("norm")
-    return rule.normalised(mode, read(*args, **kwargs), spread=mode.spread)  # type: ignore[no-any-return]
+    found = read(*args, **kwargs)
+    args, kwargs = (args or (kwargs["input"],)), {k: v for k, v in kwargs.items() if k != "input"}
+    return exactly(func(found.x.detach(), *args[1:], **kwargs), rule.normalised(mode, found, spread=mode.spread))
 
 
 def pool(mode: Propagating, func: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Any:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from methods3d.rewriting import Rewriting
 
-__all__ = ["Weighted", "rescaled", "shifted", "stabilised"]
+__all__ = ["Weighted", "exactly", "rescaled", "shifted", "stabilised"]
 
 
 class Weighted:
@@ -17,7 +17,8 @@ class Weighted:
     Attributes
     ----------
     x, w, b : input, weight, and bias shaped to be added to the output (None without one).
-    y : the output, without a graph.
+    y : the output, without a graph, bit for bit what the function gives.
+    s : the output less its bias.
     voxels : ones (b, c, ...) that stand for the input's voxels, where x is the scan itself; else None.
     spread : whether biases go to the inputs by |contribution|, or are booked as absorbed.
     """
@@ -25,7 +26,7 @@ class Weighted:
     def __init__(
         self,
         mode: Rewriting,
-        linear: Callable[[Tensor, Tensor], Tensor],
+        linear: Callable[[Tensor, Tensor, Tensor | None], Tensor],
         x: Tensor,
         w: Tensor,
         b: Tensor | None,
@@ -33,22 +34,19 @@ class Weighted:
         spread: bool,
     ) -> None:
         self.mode, self._linear, self.x, self.w, self.spread = mode, linear, x, w, spread
-        self.b = None if b is None else b.view(-1, *(1,) * (w.ndim - 2))
-        self.y = self.s.detach() if self.b is None else self.s.detach() + self.b
+        whole = linear(x, w, b)
+        self.y = whole.detach()
+        self.b = None if b is None else b.to(whole.dtype).view(-1, *(1,) * (w.ndim - 2))
+        self.s = whole if self.b is None else whole - self.b  # s_j = sum_i z_ij
 
     def of(self, x: Tensor, w: Tensor) -> Tensor:
         """The function itself, without its bias, on another input and weight."""
-        return self._linear(x, w)
+        return self._linear(x, w, None)
 
     @cached_property
     def voxels(self) -> Tensor | None:
         """Ones in the input's shape, where it is the scan itself."""
         return self.mode.voxels_of(self.x)
-
-    @cached_property
-    def s(self) -> Tensor:
-        """s_j = sum_i z_ij."""
-        return self.of(self.x, self.w)
 
     @cached_property
     def a(self) -> Tensor:
@@ -103,6 +101,11 @@ def rescaled(mode: Rewriting, z: Tensor, value: Tensor, epsilon: float, *, one_s
         out = out + mode.constant("dead", torch.where(dead, rest, 0.0))
         rest = torch.where(dead, 0.0, rest)
     return out + mode.constant("stabiliser", rest)
+
+
+def exactly(value: Tensor, out: Tensor) -> Tensor:
+    """`out`, whose value differs from `value` by rounding alone, with that rounding taken away."""
+    return out + (value.detach() - out.detach())
 
 
 TINY_REACH = 1e-6  # root mean squares, below which a sum of |contributions| is none
