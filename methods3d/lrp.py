@@ -22,7 +22,7 @@ class LRP(Method):
     bias: Literal["spread", "absorb"] = setting(
         "spread", "biases and norm shifts go to the inputs by |contribution|, or are booked as absorbed"
     )
-    at: str = setting("input", "where relevance is read: the input, or a layer's name")
+    read_at: str = setting("input", "where relevance is read: the input, or the name of a layer")
 
     def __post_init__(self) -> None:
         """Refuse rules that do not exist."""
@@ -32,10 +32,10 @@ class LRP(Method):
     def attribute(self, model: Explainable, x: Volume5d, target: Target, progress: Progress) -> Relevance:
         """Input x gradient of the rewritten network; the gap is score - sum - absorbed."""
         rules = Propagation(composite(self.composite), self.bias)
-        if self.at == "input":
+        if self.read_at == "input":
             found = relevance_of(model, x, target, rules, progress)
         else:
-            found = relevance_at(model, x, target, rules, self.at)
+            found = relevance_at(model, x, target, rules, self.read_at)
         return replace(found, chosen={"composite": str(rules.composite)})
 
     def cost(self, model: Explainable, shape: tuple[int, int, int]) -> Cost:

@@ -312,7 +312,7 @@ def test_relevance_at_a_layer_that_everything_passes_is_all_of_it(make, volume, 
     x = volume(2, 1, 16, 16, 16)
     model = TorchModel(clean(make("plain")))
     for layer, shape in (("3", (8, 8, 8)), ("0", (16, 16, 16))):
-        found = LRP(composite="gamma(0.25, 0)", at=layer)(model, x, ClassScore(1))
+        found = LRP(composite="gamma(0.25, 0)", read_at=layer)(model, x, ClassScore(1))
         assert found.at == layer
         assert found.values.shape == x.shape
         # The rounding of the default precision of the sum's terms.
@@ -325,7 +325,7 @@ def test_relevance_at_a_layer_in_windows_adds_up(make, volume, targets, clean):
     x, net = volume(1, 1, 24, 16, 16), clean(make("segresnet"))
     model = WindowedModel(net, 16, overlap=0.5)
     target = targets.Weighted(volume(1, 2, 24, 16, 16, seed=2)[0])
-    found = LRP(composite="gamma(0.25, 0)", at="convInit")(model, x, target)
+    found = LRP(composite="gamma(0.25, 0)", read_at="convInit")(model, x, target)
     torch.testing.assert_close(found.values.flatten(1).sum(1), found.scores, rtol=1e-6, atol=0)
 
 
