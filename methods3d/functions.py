@@ -44,7 +44,7 @@ HOMOGENEOUS = LAYOUT | _names(
     mul mul_ __mul__ __rmul__ __imul__ div div_ __truediv__ __itruediv__ matmul __matmul__ __rmatmul__ bmm mm einsum
     cat concat concatenate stack index_select gather fold unfold interpolate upsample
     upsample_nearest3d upsample_trilinear3d upsample_bilinear2d upsample_nearest2d
-    dropout dropout_ dropout1d dropout2d dropout3d alpha_dropout as_tensor detach __get__
+    dropout dropout_ dropout1d dropout2d dropout3d alpha_dropout as_tensor detach requires_grad_ __get__
     """
 )
 PRODUCTS = _names("mul mul_ __mul__ __rmul__ __imul__ matmul __matmul__ __rmatmul__ bmm mm einsum")

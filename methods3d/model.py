@@ -289,6 +289,8 @@ class TorchModel:
                             f"The output does not depend on the layer {layer!r} differentiably: choose another."
                         )
                     seed = cotangent(y.detach(), None)
+                    if mode is not None:
+                        mode.note_custom(y)
                     (gradient,) = self._pulled(y, seen, seed)
         except _Reached:
             pass
@@ -305,6 +307,7 @@ class TorchModel:
                 activation=activation[row : row + 1],
                 gradient=None if gradient is None else gradient[row : row + 1],
                 region=None if region is None else region[row],
+                uncovered=frozenset(mode.uncovered) if mode else frozenset(),
             )
 
     def _placed(self, x: Volume5d) -> Volume5d:

@@ -33,11 +33,13 @@ def relevance_of(
 def relevance_at(model: Explainable, x: Volume5d, target: Target, rules: Propagation, layer: str) -> Relevance:
     """Activation x gradient at a layer, summed over its channels and laid over the input grid, sums kept."""
     taps = model.taps(x, layer, target, rules=rules)
-    parts = []
+    parts, uncovered = [], frozenset[str]()
     for tap in taps:
         assert tap.gradient is not None  # a target was given
         parts.append((tap.sample, tap.box, (tap.activation * tap.gradient).sum(1, keepdim=True)))
-    return Relevance(model.gathered(parts, x), taps.scores, extensive=True, at=layer)
+        uncovered |= tap.uncovered
+    values = model.gathered(parts, x)
+    return Relevance(values, taps.scores, extensive=True, at=layer, warnings=_unruled(uncovered))
 
 
 @dataclass(frozen=True, slots=True)

@@ -110,6 +110,7 @@ class Tap:
     gradient : the score's derivative in it, or None if no target was given.
     region : (i, j, k) the window's voxels whose output the score reads; None without a target, or where
         the output is no volume.
+    uncovered : functions above the layer that relevance went through without a rule.
     """
 
     sample: int
@@ -117,6 +118,7 @@ class Tap:
     activation: Tensor
     gradient: Tensor | None
     region: Mask | None
+    uncovered: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -210,7 +210,7 @@ COMPOSITES |= {
         ),
         (
             "attnlrp",
-            "linear: gamma(0.25); conv: gamma(0.25); softmax: attnlrp; gate: attnlrp",
+            "linear: gamma(0.25); conv: gamma(0.25); softmax: attnlrp",
             "transformers, where what attention looked for matters too; softmax absorbs its part",
         ),
     )

@@ -232,6 +232,8 @@ class Odd(nn.Module):
 def test_functions_without_a_rule_are_named_in_the_warnings(volume):
     found = LRP()(TorchModel(Odd().double()), volume(1, 1, 8, 8, 8), PredictedRegion(0, by=0.1))
     assert "no rule covers exp, sin: plain gradients were used there" in found.warnings
+    above = LRP(read_at="a")(TorchModel(Odd().double()), volume(1, 1, 8, 8, 8), PredictedRegion(0, by=0.1))
+    assert "no rule covers exp: plain gradients were used there" in above.warnings, "what lies above the layer"
     windowed = LRP()(WindowedModel(Odd().double(), 4), volume(1, 1, 8, 8, 8), PredictedRegion(0, by=0.1))
     assert any("exp, sin" in w for w in windowed.warnings)
 
