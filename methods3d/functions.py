@@ -28,7 +28,7 @@ def _names(text: str) -> frozenset[str]:
 # Pure layout: what is true of the scan's voxels before is true of them after.
 LAYOUT = _names(
     """
-    view view_as reshape flatten unflatten permute transpose swapaxes movedim moveaxis t squeeze unsqueeze expand
+    view view_as reshape flatten unflatten permute transpose swapaxes movedim moveaxis t mT squeeze unsqueeze expand
     expand_as contiguous clone __getitem__ narrow select slice chunk split split_with_sizes tensor_split unbind
     repeat repeat_interleave roll flip pad constant_pad_nd pixel_shuffle pixel_unshuffle identity alias
     to _to_copy type type_as float double half bfloat16

@@ -1,9 +1,9 @@
 """Composites: which rule serves which function of the network, as data to print and to edit.
 
 >>> print(composite("epsilon-plus"))
-conv: z-plus; linear: epsilon
+linear: epsilon; conv: z-plus
 >>> print(composite("epsilon-plus") | composite("first: flat; decoder.*: gamma(0.1)"))
-decoder.*: gamma(0.1); first: flat; conv: z-plus; linear: epsilon
+decoder.*: gamma(0.1); first: flat; linear: epsilon; conv: z-plus
 """
 
 import re

@@ -26,7 +26,8 @@ from methods3d import (
 )
 from methods3d.baselines import flat_tissue
 from methods3d.deeplift import DeepLIFT
-from methods3d.rules.rescale import Rescale, log_mean
+from methods3d.rules.multipliers import log_mean
+from methods3d.rules.rescale import Rescale
 
 CLASSIFIERS = ("densenet", "tokens", "plain", "smooth_classifier")
 VOXELWISE = ("unet", "segresnet", "basicunet", "gated", "smooth")
