@@ -1,6 +1,8 @@
 """Torch's functions by name: what each does to relevance, and through which of its arguments relevance flows."""
 
 from collections.abc import Callable
+from functools import cache
+from types import FunctionType
 from typing import Any
 
 from torch import Tensor
@@ -18,6 +20,8 @@ __all__ = [
     "carries",
     "flat",
     "function_name",
+    "is_composed",
+    "opened",
 ]
 
 
@@ -81,3 +85,24 @@ def carried(args: Any) -> int:
 def flat(args: Any) -> list[Any]:
     """The arguments, with lists and tuples opened."""
     return [b for a in args for b in (flat(a) if isinstance(a, list | tuple) else [a])]
+
+
+# --- functions of torch that are made of others ---
+
+_ASKED = ("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic")
+
+
+def is_composed(func: Callable[..., Any]) -> bool:
+    """Whether it is written in Python, and asks on entry whether a mode wants to rewrite it as a whole."""
+    return isinstance(func, FunctionType) and any(
+        name in func.__code__.co_names and name in func.__globals__ for name in _ASKED
+    )
+
+
+@cache
+def opened(func: FunctionType) -> Callable[..., Any]:
+    """The same function without its asking: the mode then sees the functions that it is made of."""
+    known = {**func.__globals__, **{name: lambda *_: False for name in _ASKED}}
+    own = FunctionType(func.__code__, known, func.__name__, func.__defaults__, func.__closure__)
+    own.__kwdefaults__ = func.__kwdefaults__
+    return own

@@ -29,6 +29,8 @@ from methods3d.functions import (
     carries,
     flat,
     function_name,
+    is_composed,
+    opened,
 )
 from methods3d.lineage import Lineage
 
@@ -143,7 +145,12 @@ class Rewriting(TorchFunctionMode):
     def _handled(self, name: str, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """What the function's handler makes of it; NotImplemented where there is none or it declines."""
         handler = self.handlers.get(name)
-        if handler is None or not any(carries(a) for a in flat((*args, *kwargs.values()))):
+        if not any(carries(a) for a in flat((*args, *kwargs.values()))):
+            return NotImplemented
+        if handler is None and name not in HOMOGENEOUS and is_composed(func):
+            with self:  # what it is made of may have rules
+                return opened(func)(*args, **kwargs)
+        if handler is None:
             return NotImplemented
         if self.flows is None:
             return handler(self, func, *args, **kwargs)

@@ -3,8 +3,6 @@
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cache
-from types import FunctionType
 from typing import Any
 
 import torch
@@ -12,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from methods3d.errors import UnsupportedModelError
-from methods3d.functions import HOMOGENEOUS, PRODUCTS, QUOTIENTS, carried, carries, flat
+from methods3d.functions import HOMOGENEOUS, PRODUCTS, QUOTIENTS, carried, carries, flat, is_composed, opened
 from methods3d.rewriting import Handler, Rewriting
 
 __all__ = ["BILINEAR", "CHOICES", "DIVISIONS", "Comparing", "variables"]
@@ -95,9 +93,9 @@ class Comparing(Rewriting):
         if handler is not None:
             self._flows = any(carries(a) for a in flat((*args, *kwargs.values())))
             return handler(self, func, *args, **kwargs)
-        if name not in LINEAR and _is_composed(func):
+        if name not in LINEAR and is_composed(func):
             with self:
-                return _opened(func)(*args, **kwargs)
+                return opened(func)(*args, **kwargs)
         return NotImplemented
 
     def _book_constants(
@@ -127,24 +125,3 @@ def variables(
         return func(*its_args, **its_kwargs)
 
     return [leaves[i] for i in places], call
-
-
-# --- functions of torch that are made of others ---
-
-_ASKED = ("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic")
-
-
-def _is_composed(func: Callable[..., Any]) -> bool:
-    """Whether it is written in Python, and asks on entry whether a mode wants to rewrite it as a whole."""
-    return isinstance(func, FunctionType) and any(
-        name in func.__code__.co_names and name in func.__globals__ for name in _ASKED
-    )
-
-
-@cache
-def _opened(func: FunctionType) -> Callable[..., Any]:
-    """The same function without its asking: the mode then sees the functions that it is made of."""
-    known = {**func.__globals__, **{name: lambda *_: False for name in _ASKED}}
-    opened = FunctionType(func.__code__, known, func.__name__, func.__defaults__, func.__closure__)
-    opened.__kwdefaults__ = func.__kwdefaults__
-    return opened

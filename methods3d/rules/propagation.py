@@ -3,11 +3,11 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import FunctionType
 from typing import Any, Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch._ops import OpOverload
 
 from methods3d.errors import RuleError
 from methods3d.functions import PRODUCTS, QUOTIENTS
@@ -127,7 +127,8 @@ def weighted(
 
 def norm(mode: Propagating, func: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
     """A normalisation under its rule."""
-    read = (OPERATORS if isinstance(func, OpOverload) else NORMS)[mode.site.function]
+    # torch.batch_norm and exported programs have their arguments in another order than torch.nn.functional.
+    read = (NORMS if isinstance(func, FunctionType) else OPERATORS)[mode.site.function]
     rule: Any = mode.rule_for("norm")
     found = read(*args, **kwargs)
     args, kwargs = (args or (kwargs["input"],)), {k: v for k, v in kwargs.items() if k != "input"}
