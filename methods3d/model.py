@@ -372,7 +372,7 @@ class TorchModel:
         return y if y.dtype == torch.float64 else y.float()
 
     def _refuse_script(self, wish: str) -> None:
-        if isinstance(self._net, torch.jit.ScriptModule):
+        if any(isinstance(module, torch.jit.ScriptModule) for module in self._net.modules()):
             raise UnsupportedModelError(
                 f"A TorchScript model does not allow {wish}: use a gradient or perturbation method "
                 "(saliency, integrated-gradients, occlusion), or load the network itself."

@@ -103,10 +103,10 @@ class Rewriting(TorchFunctionMode):
             self.modules.pop()
 
         handles = []
-        for name, module in net.named_modules():
-            handles.append(module.register_forward_pre_hook(lambda *_, name=name: self.modules.append(name)))
-            handles.append(module.register_forward_hook(leave))
         try:
+            for name, module in net.named_modules():
+                handles.append(module.register_forward_pre_hook(lambda *_, name=name: self.modules.append(name)))
+                handles.append(module.register_forward_hook(leave))
             with self:
                 yield
         finally:

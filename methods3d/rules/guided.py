@@ -82,7 +82,8 @@ def guided(mode: Guiding, func: Callable[..., Tensor], input: Tensor, *args: Any
     copy = input.clone()
     y = func(copy, *args, **kwargs)
     in_place = y is copy
-    y.register_hook(_increase)  # type: ignore[no-untyped-call]
+    if y.requires_grad:  # not under no_grad
+        y.register_hook(_increase)  # type: ignore[no-untyped-call]
     return input.copy_(y) if in_place else y
 
 
@@ -93,7 +94,8 @@ def deconvolved(mode: Guiding, func: Callable[..., Tensor], input: Tensor, *args
     y = func(copy, *args, **kwargs)
     in_place = y is copy
     out = y + (input - input.detach())  # of a finite input exactly zero: the value stays
-    out.register_hook(_increase)  # type: ignore[no-untyped-call]
+    if out.requires_grad:
+        out.register_hook(_increase)  # type: ignore[no-untyped-call]
     return input.copy_(out) if in_place else out
 
 

@@ -202,6 +202,15 @@ class ZBox(LinearRule):
     low: float | None = None
     high: float | None = None
 
+    def __post_init__(self) -> None:
+        """Refuse a box that is none."""
+        if self.low is None and self.high is None:
+            return
+        if self.low is None or self.high is None or not -float("inf") < self.low < self.high < float("inf"):
+            raise ParameterError(
+                f"z-box({self.low}, {self.high}): give the lowest and the highest value of a voxel, or neither."
+            )
+
     def terms(self, layer: Weighted) -> Terms:
         """S - l w+ - h w-."""
         assert layer.voxels is not None and self.low is not None and self.high is not None  # the composite looked

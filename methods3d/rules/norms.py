@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from methods3d.rewriting import Rewriting
@@ -79,6 +80,7 @@ def _per_channel(value: Tensor | None, like: Tensor) -> Tensor | None:
 
 
 def _centred(x: Tensor, dims: tuple[int, ...], eps: float) -> tuple[Tensor, Tensor]:
+    x = x.to(torch.promote_types(x.dtype, torch.float32))  # a variance overflows half precision, as in torch's own
     scale = (x.detach().var(dims, unbiased=False, keepdim=True) + eps).rsqrt()
     return x - x.mean(dims, keepdim=True), scale
 

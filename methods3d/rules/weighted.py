@@ -104,8 +104,8 @@ def rescaled(mode: Rewriting, z: Tensor, value: Tensor, epsilon: float, *, one_s
 
 
 def exactly(value: Tensor, out: Tensor) -> Tensor:
-    """`out`, whose value differs from `value` by rounding alone, with that rounding taken away."""
-    return out + (value.detach() - out.detach())
+    """`value` as it is, layout and precision included, with the gradient of `out`, which differs by rounding alone."""
+    return value.detach() + (out - out.detach()).to(value.dtype)
 
 
 TINY_REACH = 1e-6  # root mean squares, below which a sum of |contributions| is none

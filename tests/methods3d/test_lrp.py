@@ -403,6 +403,39 @@ def test_checkpointing_that_cannot_be_left_out_is_refused(volume):
         LRP()(TorchModel(net), volume(1, 1, 8, 8, 8), RegionScore(1, torch.ones(6, 6, 6)))
 
 
+def test_half_precision_survives_large_activations(volume):
+    """The variance of activations in the hundreds overflows float16."""
+    net = nn.Sequential(nn.Conv3d(1, 4, 3), nn.InstanceNorm3d(4, affine=True), nn.ReLU(), nn.Conv3d(4, 2, 1))
+    with torch.no_grad():
+        net[0].weight.mul_(1000)
+    model = TorchModel(net, autocast=torch.float16)
+    found = LRP()(model, volume(1, 1, 8, 8, 8).float(), RegionScore(1, torch.ones(6, 6, 6)))
+    size = float(found.values.abs().sum())
+    assert size > 0
+    assert abs(float(found.gap)) < 0.02 * size
+
+
+def test_a_norm_keeps_the_layout_that_it_was_given(volume):
+    class Turned(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.norm, self.head = nn.Conv3d(1, 4, 3), nn.InstanceNorm3d(4), nn.Linear(216, 3)
+
+        def forward(self, x: Any) -> Any:
+            return self.head(self.norm(self.conv(x).transpose(2, 4)).view(len(x), 4, -1).mean(1))
+
+    net = Turned().double()
+    found = LRP()(TorchModel(net), volume(1, 1, 8, 8, 8), ClassScore(1))
+    torch.testing.assert_close(account(found), found.scores, rtol=1e-9, atol=1e-9)
+
+
+def test_a_scripted_part_is_refused_and_nothing_stays(volume):
+    net = nn.Sequential(nn.Conv3d(1, 2, 3), torch.jit.script(nn.ReLU()), nn.Conv3d(2, 2, 1))
+    with pytest.raises(UnsupportedModelError, match="TorchScript"):
+        LRP()(TorchModel(net), volume(1, 1, 8, 8, 8).float(), RegionScore(1, torch.ones(6, 6, 6)))
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in net.modules())
+
+
 def test_lrp_through_autocast(make, volume):
     x = volume(1, 1, 16, 16, 16).float()
     net = make("unet").float()
