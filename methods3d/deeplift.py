@@ -7,6 +7,7 @@ import torch
 
 from methods3d.baselines import flat_tissue
 from methods3d.method import Method, Relevance, setting
+from methods3d.propagate import unruled
 from methods3d.rules.rescale import Rescale
 from methods3d.types import Cost, Explainable, Progress, Target, Volume5d
 
@@ -36,9 +37,7 @@ class DeepLIFT(Method):
         found = model.gradient(x, bound, rules=Rescale(), reference=x0, progress=progress)
         values = (x - x0) * found.values
         gap = scores - model.scores(x0, bound) - values.flatten(1).sum(1)
-        names = ", ".join(sorted(found.uncovered))
-        warnings = (f"no rule covers {names}: plain gradients were used there",) if names else ()
-        return Relevance(values, scores, extensive=True, gap=gap, warnings=warnings)
+        return Relevance(values, scores, extensive=True, gap=gap, warnings=unruled(found.uncovered))
 
     def cost(self, model: Explainable, shape: tuple[int, int, int]) -> Cost:
         """Both scores, a pass over the scan and one over the baseline; one back."""

@@ -11,7 +11,7 @@ from methods3d.rules import Composite, Propagation
 from methods3d.rules.linear import ZBox
 from methods3d.types import Explainable, Gradient, Progress, Target, Volume5d, silent
 
-__all__ = ["Leak", "leaks", "relevance_at", "relevance_of"]
+__all__ = ["Leak", "leaks", "relevance_at", "relevance_of", "unruled"]
 
 
 def relevance_of(
@@ -27,7 +27,7 @@ def relevance_of(
     }
     gap = scores - values.flatten(1).sum(1) - sum(absorbed.values())
     uncovered = frozenset[str]().union(*(g.uncovered for _, g in found))
-    return Relevance(values, scores, extensive=True, absorbed=absorbed, gap=gap, warnings=_unruled(uncovered))
+    return Relevance(values, scores, extensive=True, absorbed=absorbed, gap=gap, warnings=unruled(uncovered))
 
 
 def relevance_at(model: Explainable, x: Volume5d, target: Target, rules: Propagation, layer: str) -> Relevance:
@@ -39,7 +39,7 @@ def relevance_at(model: Explainable, x: Volume5d, target: Target, rules: Propaga
         parts.append((tap.sample, tap.box, (tap.activation * tap.gradient).sum(1, keepdim=True)))
         uncovered |= tap.uncovered
     values = model.gathered(parts, x)
-    return Relevance(values, taps.scores, extensive=True, at=layer, warnings=_unruled(uncovered))
+    return Relevance(values, taps.scores, extensive=True, at=layer, warnings=unruled(uncovered))
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +111,8 @@ def _within(composite: Composite, low: float, high: float) -> Composite:
     return replace(composite, entries=entries)
 
 
-def _unruled(uncovered: frozenset[str]) -> tuple[str, ...]:
+def unruled(uncovered: frozenset[str]) -> tuple[str, ...]:
+    """The warning that names functions without a rule."""
     if not uncovered:
         return ()
     return (f"no rule covers {', '.join(sorted(uncovered))}: plain gradients were used there",)

@@ -10,6 +10,7 @@ from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import click
+from click.core import ParameterSource
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Column, Table
@@ -265,10 +266,16 @@ def _result(record: dict[str, Any]) -> Table:
 )
 @click.option("--trust", is_flag=True, help="Run the code that a bundle brings.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def inspect(path: Path, lrp: bool, trust: bool, as_json: bool, **asked: Any) -> None:
+@click.pass_context
+def inspect(ctx: click.Context, /, path: Path, lrp: bool, trust: bool, as_json: bool, **asked: Any) -> None:
     """Say what a scan or a model is, and what will be done with it; or where LRP leaks in a model."""
+    from napari_xai.errors import ExplainError
     from napari_xai.inspection import inspected
 
+    given = [name for name in asked if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT]
+    if given and not lrp:
+        flags = ", ".join("--composite" if name == "rules" else f"--{name}" for name in given)
+        raise ExplainError(f"{flags} belongs to the report on LRP: give --lrp as well, or leave it out.")
     if lrp:
         from napari_xai.leaks import leak_report
 

@@ -5,9 +5,10 @@ from typing import Any, Literal
 
 import torch
 
-from methods3d import ClassScore, RegionScore, Target, TorchModel, UnsupportedModelError
+from methods3d import ClassScore, RegionScore, Target, TorchModel
 from methods3d.propagate import leaks
 from methods3d.rules import Propagation, composite
+from napari_xai.errors import ExplainError
 from napari_xai.explainer import Explainer
 from napari_xai.inspection import probe_shape
 
@@ -30,16 +31,14 @@ def leak_report(
 
     Raises
     ------
+    ExplainError : a class is named without a scan.
     RuleError, LayerError : the rules do not exist, or do not fit the network.
     UnsupportedModelError : TorchScript, which does not show its functions.
     """
     propagation = Propagation(composite(rules), bias)
     explainer = Explainer.of(path, trust=trust)
-    if explainer.loaded.form == "torchscript":
-        raise UnsupportedModelError(
-            "A TorchScript model does not show its functions, so that relevance cannot be followed through it: "
-            "load the network itself, as a bundle or an exported program (.pt2)."
-        )
+    if target is not None and scan is None:
+        raise ExplainError("A class can be asked about on a scan only: give --scan as well, or leave --target out.")
     if scan is not None:
         asked = explainer.ask(scan, target=target)
         model, x, question, words = asked.model, asked.space.x, asked.question.target, asked.question.words

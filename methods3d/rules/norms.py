@@ -1,8 +1,8 @@
 """Normalisation: the statistics' scale is held fixed, the centring is linear, the shift is spread or booked.
 
-An eval batch norm's shift is the main leak of LRP. Where the norm's input comes straight from a linear
-function the shift goes to that function's contributions, by magnitude, as if the norm had been folded
-into it; elsewhere it goes to the norm's own input.
+An eval batch norm's shift is the main leak of LRP. Spread, it goes by magnitude to the contributions that the
+norm's input was made of, through sums, means and changes of layout, as if the norm had been folded into the
+linear functions there; where these are not known it goes to the norm's own input.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,8 +17,6 @@ from methods3d.rules.activations import passed
 from methods3d.rules.weighted import shifted
 
 __all__ = ["NORMS", "Fixed", "Normalised", "Pass"]
-
-Norm = Callable[[Rewriting, "Normalised"], Tensor]
 
 
 @dataclass(frozen=True)

@@ -108,6 +108,8 @@ def test_composites_are_listed_with_their_rules():
 @pytest.mark.parametrize(
     ("args", "sentence"),
     [
+        (["inspect", "{bundle}", "--composite", "epsilon"], "--composite belongs to the report on LRP"),
+        (["inspect", "{bundle}", "--lrp", "--target", "lesion"], "give --scan as well"),
         (["inspect", "{bundle}", "--lrp", "--composite", "gama"], "There is no rule 'gama'"),
         (["inspect", "{bundle}", "--lrp", "--composite", "head: flat; gamma"], "which the network does not have"),
         (["explain", "{scan}", "--model", "{bundle}", "--composite", "pool: gamma"], "serves conv, linear, not pool"),
