@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from methods3d.errors import TargetError
-from methods3d.targets import Regression
+from methods3d.targets import Regression, Weighted
 from methods3d.types import Mask, Output, Scores, Target
 
 __all__ = ["Contrast", "Contrasted"]
@@ -79,36 +79,21 @@ class Contrast(Target):
 
 
 @dataclass(frozen=True, eq=False)
-class Contrasted(Target):
+class Contrasted(Weighted):
     """A Contrast once bound: the logits, weighted.
 
     Attributes
     ----------
-    weights : (b, n, *spatial), each logit's.
     explained : (b,) the value of the target that the contrast is of.
     """
 
-    weights: Tensor
     explained: Scores
-    linear = True
-
-    def bind(self, output: Output) -> Target:
-        """Bound already."""
-        return self
 
     def sample(self, n: int, batch: int) -> Target:
         """One sample's weights."""
         if len(self.weights) == 1:
             return self
         return Contrasted(self.weights[n : n + 1], self.explained[n : n + 1])
-
-    def support(self, shape: tuple[int, int, int]) -> Mask | None:
-        """Voxels with a weight, of all samples together; all of a classifier's."""
-        return (self.weights != 0).any(1).any(0) if self.weights.ndim == 5 else None
-
-    def __call__(self, output: Output) -> Scores:
-        """The weighted sum."""
-        return (output * self.weights.to(output)).flatten(1).sum(1)
 
 
 def _against_others(s: Tensor, y: Tensor) -> Tensor:

@@ -22,6 +22,8 @@ class CLRP(Method):
     class and R_dual of the others need one pass, with the others' relevance negative (see Contrast). Both halves
     start with the same sum; they are not scaled to arrive with the same one, as in the code of the SGLRP paper,
     whose maps also keep their sign (`positive` off).
+
+    When: classes share evidence, and the question is what tells them apart.
     """
 
     name: ClassVar[str] = "clrp"
@@ -29,7 +31,9 @@ class CLRP(Method):
         "Gu, Yang, Tresp 2019, arXiv:1812.02100: CLRP1; Iwana, Kuroki, Uchida 2019, arXiv:1908.04351: SGLRP"
     )
 
-    composite: str = setting("deep-taylor", "rules: a composite's name, or written out", choices=tuple(COMPOSITES))
+    composite: str = setting(
+        "deep-taylor", "rules: a composite's name, or written out", choices=tuple(COMPOSITES), reads=composite
+    )
     seeds: Literal["others", "softmax"] = setting(
         "others", "the other classes are held against this one alike (CLRP), or by their probability (SGLRP)"
     )
@@ -40,17 +44,12 @@ class CLRP(Method):
         "spread", "biases and norm shifts go to the inputs by |contribution|, or are booked as absorbed"
     )
 
-    def __post_init__(self) -> None:
-        """Refuse rules that do not exist."""
-        super().__post_init__()
-        composite(self.composite)
-
     def attribute(self, model: Explainable, x: Volume5d, target: Target, progress: Progress) -> Relevance:
         """max(0, R - R_dual), or R - R_dual, whose gap is 0 - sum - absorbed; `scores` are the target's own."""
         rules = Propagation(composite(self.composite), self.bias)
         heard = _Heard(Contrast(target, self.seeds))
         found = relevance_of(model, x, heard, rules, progress)
-        found = replace(found, scores=torch.cat(heard.scores).to(x.device), chosen={"composite": str(rules.composite)})
+        found = replace(found, scores=torch.cat(heard.scores).to(x.device))
         if not self.positive:
             return found
         return replace(found, values=found.values.clamp(min=0), absorbed={}, gap=None)

@@ -5,6 +5,7 @@ __all__ = [
     "LayerError",
     "MethodError",
     "Methods3dError",
+    "MixedSamples",
     "ModelOutputError",
     "ParameterError",
     "RuleError",
@@ -44,6 +45,10 @@ class ModelOutputError(Methods3dError, ValueError):
 
 class UnsupportedModelError(Methods3dError, ValueError):
     """The method needs something of the model that this kind of model does not show."""
+
+
+class MixedSamples(Methods3dError):  # noqa: N818 - caught where volumes are batched
+    """The samples of a batch change each other's output: they have to run one by one."""
 
 
 class MethodError(Methods3dError, ValueError):

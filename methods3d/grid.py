@@ -1,7 +1,8 @@
 """Where sliding windows lie on a scan, how they are blended, and what padding means."""
 
+import itertools
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import torch
@@ -16,17 +17,28 @@ __all__ = ["Grid", "Shape"]
 Shape: TypeAlias = tuple[int, int, int]
 
 
+SHARES = 8  # kept: windows in the middle of a scan all have the same
+
+
 @dataclass(frozen=True)
 class Grid:
-    """Where the windows lie on one scan, and how they are blended."""
+    """Where the windows lie on one scan, and how they are blended.
+
+    Attributes
+    ----------
+    shape, roi : the scan's, and a window's, in voxels.
+    before, after : voxels padded on each side of each axis.
+    boxes : the windows on the padded grid.
+    weight : g, a window's importance map (i, j, k).
+    """
 
     shape: Shape
     roi: Shape
-    before: Shape  # voxels padded in front of each axis
+    before: Shape
     after: Shape
-    boxes: tuple[Box, ...]  # on the padded grid
-    weight: Tensor  # g, of the window's shape
-    norm: Tensor  # G, of the padded shape
+    boxes: tuple[Box, ...]
+    weight: Tensor
+    _shares: dict[tuple[tuple[int, ...], ...], Tensor] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
     def over(
@@ -51,10 +63,7 @@ class Grid:
         boxes = tuple((i, j, k) for i, j, k in dense_patch_slices(padded, roi, step))
         precise = torch.promote_types(dtype, torch.float32)
         weight = compute_importance_map(roi, mode=mode, sigma_scale=sigma_scale, dtype=precise)
-        norm = torch.zeros(padded, dtype=weight.dtype)
-        for box in boxes:
-            norm[box] += weight
-        return cls(shape, roi, before, after, boxes, weight, norm)
+        return cls(shape, roi, before, after, boxes, weight)
 
     @property
     def padded(self) -> Shape:
@@ -69,6 +78,30 @@ class Grid:
     @property
     def _pads(self) -> list[int]:
         return [n for b, a in zip(reversed(self.before), reversed(self.after), strict=True) for n in (b, a)]
+
+    def share(self, box: Box) -> Tensor:
+        """g / G on a window: what it has in the prediction of each of its voxels (i, j, k); over all windows one.
+
+        G is summed up over the windows that overlap: on the whole scan it would take as much memory as the scan.
+        """
+        starts = [sorted({b[axis].start for b in self.boxes}) for axis in range(3)]
+        near = tuple(
+            tuple(start - side.start for start in along if abs(start - side.start) < size)
+            for along, side, size in zip(starts, box, self.roi, strict=True)
+        )
+        if near not in self._shares:
+            if len(self._shares) >= SHARES:
+                del self._shares[next(iter(self._shares))]
+            self._shares[near] = self._share(near)
+        return self._shares[near]
+
+    def _share(self, near: tuple[tuple[int, ...], ...]) -> Tensor:
+        norm = torch.zeros_like(self.weight)
+        for offset in itertools.product(*near):
+            here = tuple(slice(max(o, 0), n + min(o, 0)) for o, n in zip(offset, self.roi, strict=True))
+            there = tuple(slice(max(-o, 0), n + min(-o, 0)) for o, n in zip(offset, self.roi, strict=True))
+            norm[here] += self.weight[there]
+        return self.weight / norm
 
     def pairs(self, batch: int) -> list[tuple[int, Box]]:
         """Every window of every sample."""
@@ -105,6 +138,15 @@ class Grid:
     def padded_mask(self, mask: Tensor) -> Tensor:
         """A mask or cotangent on the padded grid, zero in the padding."""
         return F.pad(mask, self._pads) if self.is_padded else mask
+
+    def on_scan(self, box: Box) -> tuple[Box, Box]:
+        """The part of a window that lies on the scan: on the scan's own grid, and within the window."""
+        there, inside = [], []
+        for side, lo, n in zip(box, self.before, self.shape, strict=True):
+            start, stop = max(side.start - lo, 0), min(side.stop - lo, n)
+            there.append(slice(start, stop))
+            inside.append(slice(start + lo - side.start, stop + lo - side.start))
+        return (there[0], there[1], there[2]), (inside[0], inside[1], inside[2])
 
     def unpadded(self, gradient: Volume5d, x: Volume5d, cval: float, padding_mode: str) -> Volume5d:
         """The adjoint of padding: what a gradient on the padded scan means on the scan."""

@@ -1,15 +1,15 @@
 """What every method is: a frozen declaration of its settings, and a formula.
 
 A method's fields are its command-line flags, its form in the viewer and its record. Adding a method is
-one frozen dataclass with `attribute` and `cost`; validation, provenance and the search for silent
-failures are here, once.
+one frozen dataclass with its formula (`attribute`, or `explain` for one sample) and `cost`; validation,
+provenance and the search for silent failures are here, once.
 """
 
 import math
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from importlib import metadata
 from numbers import Integral, Real
@@ -20,6 +20,8 @@ import torch
 from torch import Tensor
 
 from methods3d.errors import ParameterError, VolumeError
+from methods3d.layers import LayerUnit
+from methods3d.meter import part_of
 from methods3d.types import (
     Attribution,
     Cost,
@@ -32,7 +34,7 @@ from methods3d.types import (
     silent,
 )
 
-__all__ = ["Method", "Relevance", "setting"]
+__all__ = ["Method", "OneByOne", "Relevance", "each_sample", "recorded", "setting"]
 
 GAP_TOLERANCE = (
     0.05  # of what was promised (or of the score, if that is more), above which a broken promise is reported
@@ -47,10 +49,19 @@ def setting(
     at_least: float | None = None,
     at_most: float | None = None,
     choices: tuple[str, ...] = (),
+    reads: Callable[[Any], Any] | None = None,
 ) -> Any:
-    """A method's field: default, one line of help, and the values that are allowed; for text, usual choices."""
+    """A method's field: default, one line of help, and the values that are allowed.
+
+    Parameters
+    ----------
+    above, at_least, at_most : limits of a number.
+    choices : usual texts.
+    reads : what makes of the value what it stands for, and raises where it stands for nothing; the result's text is
+        what the record says.
+    """
     limits = {"above": above, "at_least": at_least, "at_most": at_most}
-    return field(default=default, metadata={"help": help, "choices": choices} | limits)
+    return field(default=default, metadata={"help": help, "choices": choices, "reads": reads} | limits)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +93,33 @@ class Method(ABC):
             wish = _wish(value, hints[f.name]) or _range_wish(value, f.metadata)
             if wish:
                 raise ParameterError(f"{self.name}: {f.name} is {value!r}, but has to be {wish}.")
+            if f.metadata.get("reads"):
+                f.metadata["reads"](value)
 
     @abstractmethod
     def attribute(self, model: Explainable, x: Volume5d, target: Target, progress: Progress) -> Relevance:
         """The formula."""
+
+    def check(self, model: Explainable, x: Volume5d) -> None:
+        """Refuse settings that do not fit this scan, before any work; for what a subclass alone knows.
+
+        Raises
+        ------
+        ParameterError : in one sentence with what is allowed.
+        """
+        return
+
+    def check_all(self, model: Explainable, x: Volume5d) -> None:
+        """Refuse also baselines and label maps that do not fit, here and in methods that this one is made of."""
+        for f in fields(self):
+            value, reads = getattr(self, f.name), f.metadata.get("reads")
+            if isinstance(value, Method):
+                value.check_all(model, x)
+            found = reads(value) if reads and value is not None else None
+            for one in found if isinstance(found, tuple) else (found,):
+                if hasattr(one, "check_fit"):
+                    one.check_fit(x)
+        self.check(model, x)
 
     @abstractmethod
     def cost(self, model: Explainable, shape: tuple[int, int, int]) -> Cost:
@@ -107,6 +141,10 @@ class Method(ABC):
         TargetError, LayerError, ModelOutputError, ParameterError : as their names say.
         """
         _check_volume(x)
+        self.check_all(model, x)
+        asked = target
+        if isinstance(target, LayerUnit):
+            model, target = target.on(model, x)
         device = next((p.device for p in model.network.parameters()), x.device)
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
@@ -121,11 +159,11 @@ class Method(ABC):
             scores=found.scores,
             absorbed=dict(found.absorbed),
             gap=found.gap,
-            warnings=(*found.warnings, *_silent_failures(found)),
+            warnings=(*found.warnings, *_silent_failures(found), *(MIXED if model.mixes else ())),
             provenance=Provenance(
                 method=self.name,
-                parameters={f.name: getattr(self, f.name) for f in fields(self)} | dict(found.chosen),
-                target=repr(target) if len(repr(target)) < 200 else type(target).__name__,
+                parameters=recorded(self) | dict(found.chosen),
+                target=repr(asked) if len(repr(asked)) < 200 else type(asked).__name__,
                 network=type(model.network).__name__,
                 model_hash=model.info.model_hash,
                 versions=_versions(),
@@ -137,6 +175,60 @@ class Method(ABC):
         )
 
 
+class OneByOne(Method):
+    """A method whose formula is for one sample."""
+
+    @abstractmethod
+    def explain(self, model: Explainable, x: Volume5d, target: Target, score: Scores, progress: Progress) -> Relevance:
+        """The formula, for x (1, c, i, j, k), the target bound on it and its value there."""
+
+    def attribute(self, model: Explainable, x: Volume5d, target: Target, progress: Progress) -> Relevance:
+        """Sample after sample; the target is bound once: a region that moved would break any comparison."""
+
+        def explained(one: Volume5d, its_target: Target, its_progress: Progress) -> Relevance:
+            bound, score = model.bind(one, its_target)
+            return self.explain(model, one, bound, score, its_progress)
+
+        return each_sample(x, target, progress, explained)
+
+
+def each_sample(
+    x: Volume5d, target: Target, progress: Progress, explained: Callable[[Volume5d, Target, Progress], Relevance]
+) -> Relevance:
+    """What `explained` finds for one sample after the other, as a batch's."""
+    found = [explained(x[n : n + 1], target.sample(n, len(x)), part_of(progress, n, len(x))) for n in range(len(x))]
+    first = found[0]
+    if len(found) == 1:
+        return first
+    gaps = [f.gap for f in found if f.gap is not None]
+    chosen = {name: [f.chosen[name] for f in found] for name in first.chosen}
+    return Relevance(
+        torch.cat([f.values for f in found]),
+        torch.cat([f.scores for f in found]),
+        first.extensive,
+        first.at,
+        {cause: torch.cat([f.absorbed[cause] for f in found]) for cause in first.absorbed},
+        torch.cat(gaps) if gaps else None,
+        tuple(dict.fromkeys(warning for f in found for warning in f.warnings)),
+        {name: values[0] if all(v == values[0] for v in values) else values for name, values in chosen.items()},
+    )
+
+
+def recorded(method: Method) -> dict[str, Any]:
+    """A method's settings as the record has them: numbers and text, volumes by their content."""
+
+    def plain(value: Any, reads: Callable[[Any], Any] | None) -> Any:
+        if isinstance(value, Method):
+            return {"method": value.name} | recorded(value)
+        if reads is None or value is None:
+            return value
+        found = reads(value)
+        return "; ".join(map(str, found)) if isinstance(found, tuple) else str(found)
+
+    return {f.name: plain(getattr(method, f.name), f.metadata.get("reads")) for f in fields(method)}
+
+
+MIXED = ("the network lets samples of a batch change each other's output: they were run one by one",)
 KINDS = {int: "a whole number", float: "a number", bool: "True or False", str: "text", NoneType: "None"}
 
 
@@ -180,11 +272,11 @@ def _check_volume(x: Tensor) -> None:
         raise VolumeError(
             f"The input is a {x.dtype} tensor of shape {tuple(x.shape)}: give a floating-point (b, c, i, j, k)."
         )
-    if not bool(torch.isfinite(x).all()):
+    low, high = x.flatten(1).aminmax(dim=1)  # NaN if any voxel is
+    if not bool(torch.isfinite(low).all() and torch.isfinite(high).all()):
         raise VolumeError(
             f"The input has {int((~torch.isfinite(x)).sum())} voxels that are NaN or infinite: replace them first."
         )
-    low, high = x.flatten(1).aminmax(dim=1)
     if bool((low == high).any()):
         raise VolumeError(
             f"The input is constant ({low[low == high][0]:g} everywhere): there is nothing in it to explain."
@@ -195,11 +287,12 @@ def _silent_failures(found: Relevance) -> tuple[str, ...]:
     """What would otherwise pass for a map."""
     caught = []
     flat = found.values.flatten(1)
-    if not bool(torch.isfinite(flat).all()):
+    low, high = flat.aminmax(dim=1)  # NaN if any value is
+    if not bool(torch.isfinite(low).all() and torch.isfinite(high).all()):
         caught.append("the map has NaN or infinite values")
-    elif bool((flat == 0).all(1).any()):
+    elif bool(((low == 0) & (high == 0)).any()):
         caught.append("the map is zero everywhere: the target may not depend on the input here")
-    elif bool((flat.amin(1) == flat.amax(1)).any()):
+    elif bool((low == high).any()):
         caught.append("the map is constant")
     if found.gap is not None:
         promised = flat.sum(1) + sum(found.absorbed.values()) + found.gap

@@ -11,7 +11,7 @@ from methods3d.rules import Composite, Propagation
 from methods3d.rules.linear import ZBox
 from methods3d.types import Explainable, Gradient, Progress, Target, Volume5d, silent
 
-__all__ = ["Leak", "leaks", "relevance_at", "relevance_of", "unruled"]
+__all__ = ["Leak", "leaks", "relevance_of", "unruled"]
 
 
 def relevance_of(
@@ -28,18 +28,6 @@ def relevance_of(
     gap = scores - values.flatten(1).sum(1) - sum(absorbed.values())
     uncovered = frozenset[str]().union(*(g.uncovered for _, g in found))
     return Relevance(values, scores, extensive=True, absorbed=absorbed, gap=gap, warnings=unruled(uncovered))
-
-
-def relevance_at(model: Explainable, x: Volume5d, target: Target, rules: Propagation, layer: str) -> Relevance:
-    """Activation x gradient at a layer, summed over its channels and laid over the input grid, sums kept."""
-    taps = model.taps(x, layer, target, rules=rules)
-    parts, uncovered = [], frozenset[str]()
-    for tap in taps:
-        assert tap.gradient is not None  # a target was given
-        parts.append((tap.sample, tap.box, (tap.activation * tap.gradient).sum(1, keepdim=True)))
-        uncovered |= tap.uncovered
-    values = model.gathered(parts, x)
-    return Relevance(values, taps.scores, extensive=True, at=layer, warnings=unruled(uncovered))
 
 
 @dataclass(frozen=True, slots=True)

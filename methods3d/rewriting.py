@@ -78,6 +78,7 @@ class Rewriting(TorchFunctionMode):
     voxels : what stands for each voxel where a rule asks for voxels rather than for their values, as the
         input's shape of ones; its gradient is relevance. None until `mark` is called.
     flows : site -> relevance in and out, where it is to be measured.
+    met : whether any function had a rule.
     """
 
     def __init__(self, handlers: Mapping[str, Handler], batch: int, *, measured: bool = False) -> None:
@@ -92,6 +93,7 @@ class Rewriting(TorchFunctionMode):
         self.voxels: Tensor | None = None
         self.flows: dict[Site, Flow] | None = {} if measured else None
         self.lineage = Lineage()
+        self.met = False
 
     # --- running ---
 
@@ -112,6 +114,7 @@ class Rewriting(TorchFunctionMode):
         finally:
             for handle in handles:
                 handle.remove()
+            self.modules.clear()  # a pass that was ended in the middle did not leave them
             self.lineage.clear()  # what it holds refers back to this mode: a ring that would keep the graph
 
     def reference(self) -> AbstractContextManager[Any]:
@@ -153,7 +156,9 @@ class Rewriting(TorchFunctionMode):
         if handler is None:
             return NotImplemented
         if self.flows is None:
-            return handler(self, func, *args, **kwargs)
+            out = handler(self, func, *args, **kwargs)
+            self.met |= out is not NotImplemented
+            return out
         self.rule, site = "", self.site
         if site not in self.flows:
             self.flows[site] = Flow("", torch.zeros(self.batch), torch.zeros(self.batch))

@@ -29,6 +29,8 @@ class SalientRelevance(Method):
 
     Relevance of either sign stands out, and values are not in units of the score: use LRP to know what speaks for
     the target, and this to see which regions to look at. One volume for all channels, whose relevance is summed.
+
+    When: relevance has to be read as regions.
     """
 
     name: ClassVar[str] = "salient-relevance"
@@ -36,7 +38,9 @@ class SalientRelevance(Method):
         "Li, Tian, Mueller, Chen 2019, arXiv:1712.08268, in 3D; salience: Goferman, Zelnik-Manor, Tal 2012"
     )
 
-    composite: str = setting("gamma", "rules of LRP: a composite's name, or written out", choices=tuple(COMPOSITES))
+    composite: str = setting(
+        "gamma", "rules of LRP: a composite's name, or written out", choices=tuple(COMPOSITES), reads=composite
+    )
     bias: Literal["spread", "absorb"] = setting(
         "spread", "biases and norm shifts go to the inputs by |contribution|, or are booked as absorbed"
     )
@@ -45,9 +49,8 @@ class SalientRelevance(Method):
     resolution: int = setting(48, "cells along the longest axis (at most)", at_least=1)
 
     def __post_init__(self) -> None:
-        """Refuse rules that do not exist and patches without a centre."""
+        """Refuse patches without a centre."""
         super().__post_init__()
-        composite(self.composite)
         if self.patch % 2 == 0:
             raise ParameterError(f"{self.name}: patch is {self.patch}, but has to be an odd number.")
 
@@ -77,9 +80,7 @@ class SalientRelevance(Method):
                 )
             )
         values = torch.stack(maps)[:, None]
-        return replace(
-            found, values=values, extensive=False, absorbed={}, gap=None, chosen={"composite": str(rules.composite)}
-        )
+        return replace(found, values=values, extensive=False, absorbed={}, gap=None)
 
     def cost(self, model: Explainable, shape: tuple[int, int, int]) -> Cost:
         """As LRP."""

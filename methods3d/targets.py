@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from methods3d.errors import TargetError
-from methods3d.types import Mask, Output, Scores, Target
+from methods3d.types import Box, Mask, Output, Scores, Target
 
-__all__ = ["ClassMargin", "ClassScore", "PredictedRegion", "RegionScore", "Regression"]
+__all__ = ["ClassMargin", "ClassScore", "PredictedRegion", "RegionScore", "Regression", "Weighted"]
 
 
 def class_count(output: Output) -> int:
@@ -137,6 +137,9 @@ class _Picked(Target):
         return self
 
     def sample(self, n: int, batch: int) -> Target:
+        if len(self.chosen) == 1 and (self.against is None or len(self.against) == 1):
+            return self
+
         def only(c: Tensor) -> Tensor:
             return c[n : n + 1] if len(c) > 1 else c
 
@@ -162,10 +165,12 @@ class RegionScore(Target):
     ----------
     k : the class.
     mask : (i, j, k) bool on the model's grid, one region for all samples; or (b, i, j, k).
+    voxels : of the region that the mean is taken over, if the mask is a part of it; None: the mask's own.
     """
 
     k: int
     mask: Tensor
+    voxels: int | None = None
     linear = True
 
     def bind(self, output: Output) -> Target:
@@ -190,6 +195,10 @@ class RegionScore(Target):
         self._check_grid(shape)
         return self.mask.any(0) if self.mask.ndim == 4 else self.mask.bool()
 
+    def within(self, box: Box) -> Target:
+        """The mean's share of what lies in a box."""
+        return RegionScore(self.k, self.mask[(..., *box)].bool(), self.voxels or int(self.mask.bool().sum()))
+
     def _check_grid(self, shape: tuple[int, ...]) -> None:
         if self.mask.ndim not in (3, 4) or tuple(self.mask.shape[-3:]) != tuple(shape):
             raise TargetError(
@@ -207,7 +216,8 @@ class RegionScore(Target):
         """Mean logit over the region."""
         mask = self.mask.to(output.device).bool()
         mask = (mask if mask.ndim == 4 else mask[None]).expand(len(output), -1, -1, -1)
-        weight = mask / mask.flatten(1).sum(1)[:, None, None, None].to(output.dtype)
+        voxels = mask.flatten(1).sum(1)[:, None, None, None] if self.voxels is None else self.voxels
+        weight = mask.to(output.dtype) / voxels
         return (class_logit(output, self.k) * weight).flatten(1).sum(1)
 
 
@@ -285,3 +295,36 @@ class Regression(Target):
     def __call__(self, output: Output) -> Scores:
         """Distance from the reference."""
         return output[:, self.k] - self.reference
+
+
+@dataclass(frozen=True, eq=False)
+class Weighted(Target):
+    """A weighted sum of all outputs.
+
+    Attributes
+    ----------
+    weights : (b or 1, n, *spatial), each output's.
+    """
+
+    weights: Tensor
+    linear = True
+
+    def bind(self, output: Output) -> Target:
+        """Bound already."""
+        return self
+
+    def sample(self, n: int, batch: int) -> Target:
+        """One sample's weights."""
+        return self if len(self.weights) == 1 else replace(self, weights=self.weights[n : n + 1])
+
+    def support(self, shape: tuple[int, int, int]) -> Mask | None:
+        """Voxels with a weight, of all samples together; all of a classifier's."""
+        return (self.weights != 0).any(1).any(0) if self.weights.ndim == 5 else None
+
+    def within(self, box: Box) -> Target | None:
+        """The weights in a box."""
+        return Weighted(self.weights[(slice(None), slice(None), *box)]) if self.weights.ndim == 5 else None
+
+    def __call__(self, output: Output) -> Scores:
+        """The weighted sum."""
+        return (output * self.weights.to(output)).flatten(1).sum(1)

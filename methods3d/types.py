@@ -45,9 +45,33 @@ class Target(Protocol):
         """Voxels that the bound score reads; None means all. Windows that miss them are not run."""
         ...
 
+    def within(self, box: Box) -> "Target | None":
+        """What one sample's linear score has in a box: parts over disjoint boxes add up; None if it has no parts."""
+        return None
+
     def __call__(self, output: Output) -> Scores:
         """The score of each sample."""
         ...
+
+
+class Blank(Protocol):
+    """What stands for 'nothing there' (methods3d.baselines)."""
+
+    def volume(self, x: Volume5d, info: "ModelInfo") -> Volume5d:
+        """The scan x with nothing in it."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """A volume that is not on the model's grid yet, in a method's settings: whoever knows the scan replaces it.
+
+    Attributes
+    ----------
+    source : where it comes from: a path, or a volume of the caller's own kind.
+    """
+
+    source: Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,14 +105,16 @@ class Gradient(NamedTuple):
     uncovered : functions of the network that relevance went through without a rule.
     voxels : (b, c, i, j, k) relevance that rules gave to voxels whatever their values; None without such rules.
     flows : site -> relevance in and out of it, if the rules measure that.
+    met : whether a rule served any function.
     """
 
     scores: Scores
     values: Volume5d
-    leaks: Mapping[tuple[Site, str], Scores]
-    uncovered: frozenset[str]
+    leaks: Mapping[tuple[Site, str], Scores] = {}
+    uncovered: frozenset[str] = frozenset()
     voxels: Volume5d | None = None
     flows: Mapping[Site, Flow] = {}
+    met: bool = True
 
     @property
     def absorbed(self) -> dict[str, Scores]:
@@ -108,17 +134,17 @@ class Tap:
     box : sample index and the window's voxels on the (padded) input grid.
     activation : (1, a, i', j', k') at the layer's own resolution.
     gradient : the score's derivative in it, or None if no target was given.
+    output : (1, k, *spatial) what the network puts out there; None without a target.
     region : (i, j, k) the window's voxels whose output the score reads; None without a target, or where
         the output is no volume.
-    uncovered : functions above the layer that relevance went through without a rule.
     """
 
     sample: int
     box: Box
     activation: Tensor
     gradient: Tensor | None
+    output: Output | None
     region: Mask | None
-    uncovered: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +171,25 @@ class Edit:
     box: Box
     channels: slice
     values: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A piece of a scan that the network runs over at once, and its share in the score: shares of a sample add up.
+
+    Attributes
+    ----------
+    sample, box : which sample, and the piece's voxels on the (padded) input grid.
+    x : (1, c, i, j, k) what the network is given.
+    target : the piece's score, bound.
+    crop : cuts the same piece out of another volume (1, c, i, j, k) on the sample's grid.
+    """
+
+    sample: int
+    box: Box
+    x: Volume5d
+    target: Target
+    crop: Callable[[Volume5d], Volume5d]
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +229,21 @@ class Explainable(Protocol):
         """The network itself; it is never changed."""
         ...
 
+    @property
+    def runner(self) -> Any:
+        """The network with what running it takes (methods3d.runner)."""
+        ...
+
+    @property
+    def memory(self) -> int | None:
+        """What running may take beyond the volumes themselves, in bytes."""
+        ...
+
+    @property
+    def mixes(self) -> bool:
+        """Whether samples of a batch were found to change each other; they are then run one by one."""
+        ...
+
     def output(self, x: Volume5d, *, progress: Progress = silent) -> Output:
         """The (stitched) prediction, without a graph; `progress` hears of every batch of windows."""
         ...
@@ -211,12 +271,21 @@ class Explainable(Protocol):
         """
         ...
 
-    def layers(self, x: Volume5d) -> Sequence[Layer]:
-        """Modules that run once and put out a volume, in the order in which they finish; one (window's) forward."""
+    def gradients(
+        self, points: Iterable[Volume5d], target: Target, *, progress: Progress = silent
+    ) -> Iterator[Gradient]:
+        """The one sample's bound target differentiated at each point (1, c, i, j, k), in order.
+
+        Points are drawn when they are needed, as many at once as fit. `progress` hears of windows, not of points.
+        """
         ...
 
-    def taps(self, x: Volume5d, layer: str, target: Target | None = None, *, rules: Rules | None = None) -> Taps:
-        """The layer's activation, and gradient (under rules) if a target is given, window by window."""
+    def layers(self, x: Volume5d) -> Sequence[Layer]:
+        """Modules that run once and put out a volume, in the order in which they finish; nothing is computed."""
+        ...
+
+    def taps(self, x: Volume5d, layer: str, target: Target | None = None) -> Taps:
+        """The layer's activation, and gradient if a target is given, window by window."""
         ...
 
     def blend(self, parts: Iterable[tuple[int, Box, Tensor]], x: Volume5d) -> Tensor:
@@ -227,8 +296,27 @@ class Explainable(Protocol):
         """Add up maps made from taps on the input grid: each cell's value is shared by its voxels, sums are kept."""
         ...
 
-    def edited(self, x: Volume5d, target: Target, edits: Sequence[Edit], *, batch: int) -> Iterator[Tensor]:
-        """The bound target's value after each edit of the one sample x, in order, (n <= batch,) at a time."""
+    def edited(self, x: Volume5d, target: Target, edits: Iterable[Edit]) -> Iterator[Tensor]:
+        """The bound target's value after each edit of the one sample x, in order, some (n,) at a time.
+
+        Edits are drawn when they are needed, as many at once as fit.
+        """
+        ...
+
+    def recalled(self, compute: Callable[[], Tensor]) -> Tensor:
+        """compute(); where a run is taken up again, what it gave the time before (methods3d.checkpoint)."""
+        ...
+
+    def parts(self, x: Volume5d, target: Target) -> Iterator[Part]:
+        """The pieces that the network runs over, with their shares in the bound score (in windows: linear scores)."""
+        ...
+
+    def cut(self, runner: Callable[[Any], Any]) -> "Explainable":
+        """The same model with its runner replaced by runner(runner): what methods3d.layers makes of it."""
+        ...
+
+    def reference(self, x: Volume5d, blank: Blank) -> Volume5d:
+        """The input that stands for 'nothing there' beside x."""
         ...
 
     def passes(self, shape: tuple[int, int, int], target: Target | None = None) -> int:

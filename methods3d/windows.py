@@ -6,29 +6,37 @@ A blended sliding-window output is linear in the window outputs,
 
 so for any differentiable target T the gradient over the whole scan is exact with one window batch in
 memory: stitch Y without a graph, take S = dT/dY, and add each window's vector-Jacobian product with
-the seed g S_w / G_w in place. A window whose seed is zero contributes nothing and is never run. Where
-T is linear and reads a given region, S needs no Y: nothing is stitched at all.
+the seed S_w g / G_w in place. A window whose seed is zero contributes nothing and is never run. Where
+T is linear and reads a given region, S needs no Y: nothing is stitched at all, and no volume but the
+gradient is held.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from copy import copy
+from typing import Any, TypeVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from methods3d.errors import ParameterError
+from methods3d.cells import interpolated, shared_by_voxels
+from methods3d.edits import WindowedEdits
+from methods3d.errors import ParameterError, TargetError
 from methods3d.grid import Grid, Shape
-from methods3d.model import TARGET, OutputChoice, TorchModel, shared_by_voxels
+from methods3d.memory import Batches
+from methods3d.model import TARGET, TorchModel
 from methods3d.rewriting import Flow, Rules, Site
+from methods3d.runner import OutputChoice, Pullback
 from methods3d.seeds import Seeds, refuse_classifier
+from methods3d.targets import Weighted
 from methods3d.types import (
+    Blank,
     Box,
     Edit,
     Gradient,
     Layer,
     ModelInfo,
     Output,
+    Part,
     Progress,
     Scores,
     Tap,
@@ -38,7 +46,10 @@ from methods3d.types import (
     silent,
 )
 
-__all__ = ["WindowedModel"]
+__all__ = ["PADDED", "WindowedModel"]
+
+T = TypeVar("T")
+PADDED = Site("", "padded voxels")  # what rules gave to voxels whatever their values, beyond the scan
 
 
 class WindowedModel:
@@ -48,7 +59,7 @@ class WindowedModel:
     ----------
     net : the network, or a TorchModel of it.
     roi_size : window in voxels; None or a non-positive entry means the scan's own size there.
-    sw_batch_size : windows run at once.
+    sw_batch_size : windows run at once, where no memory budget says how many.
     overlap : fraction of the window shared by neighbours, 0 <= overlap < 1, one or one an axis.
     mode : blending, "constant" or "gaussian".
     sigma_scale : the Gaussian's sigma as a fraction of the window.
@@ -56,7 +67,7 @@ class WindowedModel:
     sw_device : where windows are run; it has to be where the network is, and defaults to it.
     device : where whole-scan volumes are kept; defaults to the input's, so that a scan on the CPU
         that is larger than the GPU's memory works.
-    output, autocast, info : as in TorchModel.
+    output, autocast, memory, info : as in TorchModel; the budget is for a group of windows.
 
     Raises
     ------
@@ -79,11 +90,13 @@ class WindowedModel:
         *,
         output: OutputChoice = None,
         autocast: torch.dtype | None = None,
+        memory: int | str | None = None,
         info: ModelInfo | None = None,
     ) -> None:
-        self.dense = (
-            net if isinstance(net, TorchModel) else TorchModel(net, output=output, autocast=autocast, info=info)
-        )
+        given = {"output": output, "autocast": autocast, "memory": memory, "info": info}
+        dense = net if isinstance(net, TorchModel) else TorchModel(net, **given)  # type: ignore[arg-type]
+        self.runner, self.memory, self._info = dense.runner, dense.memory, dense.info
+        self._grids: dict[Shape, Grid] = {}
         self.roi_size = _triple(roi_size, "roi_size")
         self.sw_batch_size = sw_batch_size
         self.overlap = _triple(overlap, "overlap")
@@ -104,21 +117,38 @@ class WindowedModel:
             raise ParameterError(
                 f"padding_mode is {padding_mode!r}: give 'constant', 'reflect', 'replicate' or 'circular'."
             )
-        if sw_device is not None and torch.device(sw_device).type != self.dense.device.type:
+        if sw_device is not None and torch.device(sw_device).type != self.runner.device.type:
             raise ParameterError(
-                f"Windows are to run on {sw_device}, but the network is on {self.dense.device}: "
+                f"Windows are to run on {sw_device}, but the network is on {self.runner.device}: "
                 "move the network there first."
             )
+        self._batches = Batches(sw_batch_size, self.memory)
 
     @property
     def info(self) -> ModelInfo:
         """What is known of the model's grid and intensities."""
-        return self.dense.info
+        return self._info
 
     @property
     def network(self) -> nn.Module:
         """The network itself."""
-        return self.dense.network
+        return self.runner.net
+
+    @property
+    def mixes(self) -> bool:
+        """Whether windows of a batch were found to change each other."""
+        return self.runner.mixes
+
+    def cut(self, runner: Callable[[Any], Any]) -> "WindowedModel":
+        """The same model with its runner replaced by runner(runner)."""
+        other = copy(self)
+        other.runner = runner(self.runner)
+        other._batches = Batches(self.sw_batch_size, self.memory)
+        return other
+
+    def reference(self, x: Volume5d, blank: Blank) -> Volume5d:
+        """The scan with nothing in it."""
+        return blank.volume(x, self._info)
 
     # --- the verbs ---
 
@@ -132,8 +162,8 @@ class WindowedModel:
         grid = self._grid(x)
         seeds = self._seeds(x, grid, target)
         if seeds.lazy:
-            for group in _batches(seeds.active, self.sw_batch_size):
-                seeds.add_scores(self._windowed(grid.windows(x, group, self.cval, self.padding_mode)), group)
+            for group, y in self._run(x, grid, seeds.active):
+                seeds.add_scores(y, group)
         return seeds.bound, seeds.scores.to(x.device)
 
     def scores(self, x: Volume5d, target: Target) -> Scores:
@@ -152,19 +182,31 @@ class WindowedModel:
         """The target's exact derivative in x, over the stitched prediction."""
         grid = self._grid(x)
         seeds = self._seeds(x, grid, target, progress, rules, reference)
+        seeds.stitched = None  # no longer needed: as large as all classes together
         home = self.device or x.device
-        total = torch.zeros((len(x), x.shape[1], *grid.padded), dtype=_precise(self), device=home)
+        total = torch.zeros((len(x), x.shape[1], *grid.padded), dtype=self._precise, device=home)
         voxels: Tensor | None = None
         leaks: dict[tuple[Site, str], Tensor] = {}
         flows: dict[Site, Flow] = {}
         uncovered: frozenset[str] = frozenset()
-        done = 0
+        done, met = 0, True
 
-        for group in _batches(seeds.active, self.sw_batch_size):
+        def work(group: list[tuple[int, Box]]) -> tuple[Output, Pullback]:
             view = [grid.windows(v, group, self.cval, self.padding_mode) for v in (x, reference) if v is not None]
-            back = self.dense.pullback(view[0], seeds.cotangent_of(group), rules, *view[1:]).to(home)
+            kept: list[Output] = []
+
+            def cotangent(y: Output, y0: Output | None) -> Tensor:
+                kept[:] = [y]
+                return seeds.cotangent_of(group)(y, y0)
+
+            back = self.runner.pullback(view[0], cotangent, rules, *view[1:])
+            return kept[0], back.to(home)
+
+        for group, (y, back) in self._batches.over(seeds.active, work, ("gradient", type(rules))):
+            if seeds.lazy:
+                seeds.add_scores(y, group)
             if back.voxels is not None and voxels is None:
-                voxels = torch.zeros_like(total)
+                voxels = total.new_zeros((len(x), back.voxels.shape[1], *grid.padded))
             for row, (n, box) in enumerate(group):
                 place = (n, slice(None), *box)
                 total[place] += back.values[row]
@@ -177,13 +219,15 @@ class WindowedModel:
                     sums.received[n] += flow.received[row]
                     sums.handed[n] += flow.handed[row]
             uncovered |= back.uncovered
+            met &= back.met
             done += len(group)
             progress(done, len(seeds.active))
         if rules is not None and reference is None:
             leaks[TARGET, "target"] = seeds.scores - seeds.conserved
             if grid.is_padded and self.padding_mode == "constant":  # padded voxels are inputs too, and hold cval
-                lost = self.cval * _rim(total, grid) + (0.0 if voxels is None else _rim(voxels, grid))
-                leaks[Site("", "windows"), "padding"] = lost
+                leaks[Site("", "windows"), "padding"] = self.cval * _rim(total, grid)
+                if voxels is not None:
+                    leaks[PADDED, "padding"] = _rim(voxels, grid)
         return Gradient(
             seeds.scores.to(x.device),
             grid.unpadded(total, x, self.cval, self.padding_mode).to(x.device),
@@ -191,63 +235,95 @@ class WindowedModel:
             uncovered,
             None if voxels is None else grid.unpadded(voxels, x, self.cval, self.padding_mode).to(x.device),
             flows,
+            met,
         )
+
+    def gradients(
+        self, points: Iterable[Volume5d], target: Target, *, progress: Progress = silent
+    ) -> Iterator[Gradient]:
+        """The target's exact derivative at each point, one after the other: it is windows that run together."""
+        for point in points:
+            yield self.gradient(point, target, progress=progress)
 
     def layers(self, x: Volume5d) -> Sequence[Layer]:
         """Modules whose output is a volume, in one window."""
         grid = self._grid(x)
-        return self.dense.layers(grid.windows(x, [(0, grid.boxes[0])], self.cval, self.padding_mode))
+        return self.runner.layers(x.new_empty((1, x.shape[1], *grid.roi), device="meta"))
 
-    def taps(self, x: Volume5d, layer: str, target: Target | None = None, *, rules: Rules | None = None) -> Taps:
+    def taps(self, x: Volume5d, layer: str, target: Target | None = None) -> Taps:
         """The layer's activation in every window; with a target, its gradient too, in windows that have one."""
         grid = self._grid(x)
         seeds = None if target is None else self._seeds(x, grid, target)
 
+        def work(group: list[tuple[int, Box]]) -> list[Tap]:
+            view = grid.windows(x, group, self.cval, self.padding_mode)
+            cotangent = None if seeds is None else seeds.cotangent_of(group)
+            return self.runner.tap(view, group, layer, cotangent)
+
         def windows() -> Iterator[Tap]:
-            for group in _batches(grid.pairs(len(x)) if seeds is None else seeds.active, self.sw_batch_size):
-                cotangent = None if seeds is None else seeds.cotangent_of(group)
-                view = grid.windows(x, group, self.cval, self.padding_mode)
-                yield from self.dense.tap(view, group, layer, cotangent, rules)
+            pairs = grid.pairs(len(x)) if seeds is None else seeds.active
+            for group, taps in self._batches.over(pairs, work, ("tap", layer, seeds is None)):
+                if seeds is not None and seeds.lazy:
+                    seeds.add_scores(torch.cat([tap.output for tap in taps if tap.output is not None]), group)
+                yield from taps
 
         return Taps(windows(), lambda: torch.empty(0) if seeds is None else seeds.scores.to(x.device))
 
     def blend(self, parts: Iterable[tuple[int, Box, Tensor]], x: Volume5d) -> Tensor:
         """Window maps at any resolution, resampled to the window and stitched as the prediction is."""
         grid = self._grid(x)
-        home = self.device or x.device
-        total: Tensor | None = None
-        for n, box, part in parts:
-            if total is None:
-                total = torch.zeros((len(x), part.shape[1], *grid.padded), dtype=part.dtype, device=home)
-            full = F.interpolate(part, size=grid.roi, mode="trilinear", align_corners=False)[0].to(home)
-            total[(n, slice(None), *box)] += full * grid.weight.to(full)
-        assert total is not None  # there is always a window
-        return grid.cropped(total / grid.norm.to(total)).to(x.device)
+
+        def full(box: Box, part: Tensor) -> Tensor:
+            fine = interpolated(part, grid.roi)[0]
+            return fine * grid.share(box).to(fine)
+
+        return self._laid(parts, x, grid, full)
 
     def gathered(self, parts: Iterable[tuple[int, Box, Tensor]], x: Volume5d) -> Tensor:
         """Window maps at any resolution, each cell's value shared by its voxels, added up; padding is left out."""
         grid = self._grid(x)
-        home = self.device or x.device
-        total: Tensor | None = None
-        for n, box, part in parts:
-            if total is None:
-                total = torch.zeros((len(x), part.shape[1], *grid.padded), dtype=part.dtype, device=home)
-            total[(n, slice(None), *box)] += shared_by_voxels(part, grid.roi)[0].to(home)
-        assert total is not None  # there is always a window
-        return grid.cropped(total).to(x.device)
+        return self._laid(parts, x, grid, lambda box, part: shared_by_voxels(part, grid.roi)[0])
 
-    def edited(self, x: Volume5d, target: Target, edits: Sequence[Edit], *, batch: int) -> Iterator[Tensor]:
+    def edited(self, x: Volume5d, target: Target, edits: Iterable[Edit]) -> Iterator[Tensor]:
         """The bound target's value after each edit of the one sample x; only windows that an edit touches are run.
 
-        A linear target needs one clean pass; any other also keeps the stitched prediction, and runs the
-        clean windows that a batch of edits touches once more.
+        A linear target needs one clean pass; any other also keeps the stitched prediction, and the clean output of
+        windows that edits touch.
         """
         grid = self._grid(x)
         seeds = self._seeds(x, grid, target)
-        if seeds.lazy or target.linear:
-            yield from self._edited_linear(x, grid, seeds, edits, batch)
-        else:
-            yield from self._edited(x, grid, seeds, edits, batch)
+        made = WindowedEdits(x, grid, seeds, self._windowed, self._batches, self.padding_mode, self.cval)
+        yield from made.scores(edits)
+
+    def recalled(self, compute: Callable[[], Tensor]) -> Tensor:
+        """compute()."""
+        return compute()
+
+    def parts(self, x: Volume5d, target: Target) -> Iterator[Part]:
+        """Each window with its weighted outputs: only a linear score is the sum of what it has in each window.
+
+        Raises
+        ------
+        TargetError : the bound target is not linear.
+        """
+        grid = self._grid(x)
+        seeds = self._seeds(x, grid, target)
+        if not seeds.bound.linear:
+            raise TargetError(
+                f"{type(target).__name__} is not linear in the prediction, so that it has no share in each window: "
+                "ask about a region (RegionScore, PredictedRegion), or run the scan without windows."
+            )
+        y: Output | None = None
+        for n, box in seeds.active:
+            window = grid.windows(x[n : n + 1], [(0, box)], self.cval, self.padding_mode)
+            y = self._windowed(window) if y is None else y  # how many channels there are
+            yield Part(
+                n,
+                box,
+                window,
+                Weighted(seeds.of([(n, box)], y).to(x.device)),
+                lambda volume, box=box: grid.windows(volume, [(0, box)], self.cval, self.padding_mode),  # type: ignore[misc]
+            )
 
     def passes(self, shape: Shape, target: Target | None = None) -> int:
         """Windows of one prediction, or those that the target reads."""
@@ -257,97 +333,53 @@ class WindowedModel:
 
     # --- how ---
 
-    def _edited_linear(
-        self, x: Volume5d, grid: Grid, seeds: Seeds, edits: Sequence[Edit], batch: int
-    ) -> Iterator[Tensor]:
-        clean: list[Tensor] = []
-        for group in _batches(seeds.active, self.sw_batch_size):
-            y = self._windowed(grid.windows(x, group, self.cval, self.padding_mode))
-            if seeds.lazy:
-                seeds.add_scores(y, group)
-            clean += list((y * seeds.of(group).to(y)).flatten(1).sum(1).to(x.device))
-        base = seeds.scores[:1].to(x.device)
-        for few in _batches(edits, batch):
-            change = torch.zeros(len(few), dtype=base.dtype, device=x.device)
-            jobs = [
-                (e, w)
-                for e, edit in enumerate(few)
-                for w, (_, box) in enumerate(seeds.active)
-                if self._meets(grid, edit, box)
-            ]
-            for some in _batches(jobs, self.sw_batch_size):
-                boxes = [seeds.active[w] for _, w in some]
-                y = self._windowed(torch.cat([self._edited_window(x, grid, few[e], seeds.active[w]) for e, w in some]))
-                values = (y * seeds.of(boxes).to(y)).flatten(1).sum(1).to(x.device)
-                for (e, w), value in zip(some, values, strict=True):
-                    change[e] += value - clean[w]
-            yield base + change
+    def _run(
+        self, x: Volume5d, grid: Grid, pairs: Iterable[tuple[int, Box]]
+    ) -> Iterator[tuple[list[tuple[int, Box]], Output]]:
+        """Windows of the scan, some at a time, and what the network puts out there."""
 
-    def _edited(self, x: Volume5d, grid: Grid, seeds: Seeds, edits: Sequence[Edit], batch: int) -> Iterator[Tensor]:
-        stitched = seeds.stitched
-        assert stitched is not None  # a target that is not lazy was bound on it
-        weight, norm = grid.weight.to(stitched), grid.norm.to(stitched)
-        for few in _batches(edits, batch):
-            touched = {w for edit in few for w, (_, box) in enumerate(seeds.pairs) if self._meets(grid, edit, box)}
-            clean: dict[int, Tensor] = {}
-            for some in _batches(sorted(touched), self.sw_batch_size):
-                y = self._windowed(grid.windows(x, [seeds.pairs[w] for w in some], self.cval, self.padding_mode))
-                clean |= {w: row.to(stitched) for w, row in zip(some, y, strict=True)}
-            after = []
-            for edit in few:
-                prediction = stitched.clone()
-                mine = [w for w in sorted(touched) if self._meets(grid, edit, seeds.pairs[w][1])]
-                for some in _batches(mine, self.sw_batch_size):
-                    y = self._windowed(torch.cat([self._edited_window(x, grid, edit, seeds.pairs[w]) for w in some]))
-                    for w, row in zip(some, y, strict=True):
-                        box = seeds.pairs[w][1]
-                        prediction[(0, slice(None), *box)] += (row.to(stitched) - clean[w]) * weight / norm[box]
-                after.append(seeds.bound(grid.cropped(prediction)))
-            yield torch.cat(after).to(x.device)
+        def work(group: list[tuple[int, Box]]) -> Output:
+            return self._windowed(grid.windows(x, group, self.cval, self.padding_mode))
 
-    def _meets(self, grid: Grid, edit: Edit, box: Box) -> bool:
-        """Whether an edit (unpadded voxels) changes what a window (padded voxels) sees."""
-        if grid.is_padded and self.padding_mode != "constant":
-            return True  # the padding repeats voxels: an edit may show anywhere
-        return all(
-            e.start + lo < b.stop and b.start < e.stop + lo for e, b, lo in zip(edit.box, box, grid.before, strict=True)
-        )
-
-    def _edited_window(self, x: Volume5d, grid: Grid, edit: Edit, pair: tuple[int, Box]) -> Volume5d:
-        if grid.is_padded and self.padding_mode != "constant":
-            copy = x.clone()
-            copy[(slice(None), edit.channels, *edit.box)] = edit.values
-            return grid.windows(copy, [pair], self.cval, self.padding_mode)
-        window = grid.windows(x, [pair], self.cval, self.padding_mode).clone()
-        inside, part = [], []  # the box as the window sees it, and the part of the box that it sees
-        for e, b, lo in zip(edit.box, pair[1], grid.before, strict=True):
-            start, stop = max(e.start + lo, b.start), min(e.stop + lo, b.stop)
-            inside.append(slice(start - b.start, stop - b.start))
-            part.append(slice(start - e.start - lo, stop - e.start - lo))
-        window[(slice(None), edit.channels, *inside)] = edit.values[(slice(None), *part)]
-        return window
+        return self._batches.over(pairs, work, "forward")
 
     def _windowed(self, windows: Volume5d) -> Output:
-        y = self.dense.forward(windows)
+        y = self.runner.forward(windows)
         refuse_classifier(y, tuple(windows.shape[2:]))
         return y
 
     def _stitched(self, x: Volume5d, grid: Grid, pairs: Sequence[tuple[int, Box]], progress: Progress) -> Output:
         """Y on the padded grid, from the given windows alone."""
+        done = 0
+
+        def parts() -> Iterator[tuple[int, Box, Tensor]]:
+            nonlocal done
+            for group, y in self._run(x, grid, pairs):
+                for row, (n, box) in enumerate(group):
+                    yield n, box, y[row : row + 1]
+                done += len(group)
+                progress(done, len(pairs))
+
+        return self._laid(parts(), x, grid, lambda box, y: y[0] * grid.share(box).to(y), padded=True)
+
+    def _laid(
+        self,
+        parts: Iterable[tuple[int, Box, Tensor]],
+        x: Volume5d,
+        grid: Grid,
+        full: Callable[[Box, Tensor], Tensor],
+        *,
+        padded: bool = False,
+    ) -> Tensor:
+        """The sum of window maps (m, *roi) that full(box, part) makes of parts, on the (padded) grid."""
         home = self.device or x.device
         total: Tensor | None = None
-        done = 0
-        for group in _batches(pairs, self.sw_batch_size):
-            y = self._windowed(grid.windows(x, group, self.cval, self.padding_mode))
+        for n, box, part in parts:
             if total is None:
-                total = torch.zeros((len(x), y.shape[1], *grid.padded), dtype=y.dtype, device=home)
-            y = (y * grid.weight.to(y)).to(home)
-            for row, (n, box) in enumerate(group):
-                total[(n, slice(None), *box)] += y[row]
-            done += len(group)
-            progress(done, len(pairs))
+                total = torch.zeros((len(x), part.shape[1], *grid.padded), dtype=part.dtype, device=home)
+            total[(n, slice(None), *box)] += full(box, part).to(home)
         assert total is not None  # there is always a window
-        return total.div_(grid.norm.to(total))
+        return total if padded else grid.cropped(total).to(x.device)
 
     def _seeds(
         self,
@@ -363,7 +395,7 @@ class WindowedModel:
             grid,
             len(x),
             home=self.device or x.device,
-            dtype=_precise(self),
+            dtype=self._precise,
             stitch=lambda pairs: self._stitched(x, grid, pairs, progress),
             rules=rules,
             stitch_reference=None
@@ -372,26 +404,22 @@ class WindowedModel:
         )
 
     def _grid(self, x: Volume5d) -> Grid:
+        """The windows on a scan of this shape; those of the last one are kept."""
         shape = (x.shape[2], x.shape[3], x.shape[4])
-        return Grid.over(shape, self.roi_size, self.overlap, self.mode, self.sigma_scale, self.dense.dtype)
+        if shape not in self._grids:
+            grid = Grid.over(shape, self.roi_size, self.overlap, self.mode, self.sigma_scale, self.runner.dtype)
+            self._grids = {shape: grid}
+        return self._grids[shape]
 
-
-T = TypeVar("T")
-
-
-def _precise(model: WindowedModel) -> torch.dtype:
-    """What sums over windows are kept in."""
-    return torch.promote_types(model.dense.dtype, torch.float32)
+    @property
+    def _precise(self) -> torch.dtype:
+        """What sums over windows are kept in."""
+        return torch.promote_types(self.runner.dtype, torch.float32)
 
 
 def _rim(total: Tensor, grid: Grid) -> Tensor:
     """The sum over voxels that are padding, (b,)."""
     return total.flatten(1).sum(1) - grid.cropped(total).flatten(1).sum(1)
-
-
-def _batches(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
-    for start in range(0, len(items), size):
-        yield items[start : start + size]
 
 
 def _triple(value: Sequence[T] | T, name: str) -> tuple[T, T, T]:

@@ -56,14 +56,11 @@ class Deconvnet:
 class Guiding(Rewriting):
     """One forward pass whose activations have another gradient; no account is kept.
 
-    Attributes
-    ----------
-    met : whether an activation was met; without one the map is the plain gradient.
+    Without any such activation (`met` stays False) the map is the plain gradient.
     """
 
     def __init__(self, handler: Handler, batch: int) -> None:
         super().__init__(dict.fromkeys(RELUS, handler), batch)
-        self.met = False
 
     def covers(self, name: str, args: Any) -> bool:
         """Always: the plain gradient is meant. (A torch.autograd.Function may be an activation: it is noted.)"""
@@ -78,7 +75,6 @@ class Guiding(Rewriting):
 
 def guided(mode: Guiding, func: Callable[..., Tensor], input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """f'(x) max(0, g): what arrives is cut before the activation's own derivative."""
-    mode.met = True
     copy = input.clone()
     y = func(copy, *args, **kwargs)
     in_place = y is copy
@@ -89,7 +85,6 @@ def guided(mode: Guiding, func: Callable[..., Tensor], input: Tensor, *args: Any
 
 def deconvolved(mode: Guiding, func: Callable[..., Tensor], input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """max(0, g): the activation's value, on a graph that is the identity's."""
-    mode.met = True
     copy = input.detach().clone()
     y = func(copy, *args, **kwargs)
     in_place = y is copy

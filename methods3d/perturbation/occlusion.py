@@ -1,28 +1,27 @@
-"""Methods that change the scan and watch the score."""
+"""Occlusion: a box of the scan is covered, and the score watched."""
 
 import itertools
 import math
-import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from methods3d.baselines import flat_tissue
+from methods3d.baselines import FILLINGS, BaselineLike, filling
 from methods3d.errors import ParameterError
-from methods3d.method import Method, Relevance, setting
-from methods3d.types import Box, Cost, Edit, Explainable, ModelInfo, Progress, Target, Volume5d
+from methods3d.meter import Meter
+from methods3d.method import OneByOne, Relevance, setting
+from methods3d.types import Box, Cost, Edit, Explainable, ModelInfo, Progress, Scores, Target, Volume5d
 
 __all__ = ["Occlusion"]
 
 KEPT = 0.05  # of a level's boxes, those that moved the score most: the next one looks inside them
-PARTIAL_EVERY = 2.0  # seconds between partial maps
 
 
 @dataclass(frozen=True, kw_only=True)
-class Occlusion(Method):
+class Occlusion(OneByOne):
     """How far the score drops when a box of the scan is covered; each input channel by itself.
 
     A voxel's value is the mean drop over the boxes that cover it. A box that holds nothing but the fill
@@ -32,6 +31,8 @@ class Occlusion(Method):
     smaller ones only inside the twentieth of them that moved the score most. A voxel keeps the value of the finest
     level at which every box that covers it was run; the drop of a larger box counts by the share of its volume
     that the finest box has, as if it came evenly from all of it. One level runs every box, as the paper does.
+
+    When: a map that anyone understands and that asks nothing of the network, if there is time.
     """
 
     name: ClassVar[str] = "occlusion"
@@ -41,50 +42,59 @@ class Occlusion(Method):
     stride: float = setting(6.0, "distance between (the finest) boxes", above=0)
     unit: Literal["mm", "voxel"] = setting("mm", "unit of size and stride")
     levels: int = setting(3, "1 runs every box; more go from coarse to fine, halving the box", at_least=1, at_most=6)
-    fill: float | None = setting(
-        None, "value of covered voxels on the model's intensity scale; none: flat tissue, air as it is"
-    )
-    batch: int = setting(8, "boxes evaluated at once", at_least=1)
+    fill: BaselineLike = setting("tissue", "what covers the box", choices=FILLINGS, reads=filling)
 
-    def attribute(self, model: Explainable, x: Volume5d, target: Target, progress: Progress) -> Relevance:
+    def check(self, model: Explainable, x: Volume5d) -> None:
+        """No box larger than the scan, no mm without a spacing."""
+        self.boxes((x.shape[2], x.shape[3], x.shape[4]), model.info)
+
+    def explain(self, model: Explainable, x: Volume5d, target: Target, score: Scores, progress: Progress) -> Relevance:
         """T(x) - T(x without the box), averaged over the boxes that cover a voxel."""
         levels = self.boxes((x.shape[2], x.shape[3], x.shape[4]), model.info)
         planned = self._planned(levels)
         covers = [_cover(boxes, x[0, 0]) for boxes in levels]
-        values, scores = torch.zeros_like(x), []
-        done, said, shown = 0, 0, time.monotonic()
-        for n in range(len(x)):
-            one = x[n : n + 1]
-            bound, score = model.bind(one, target.sample(n, len(x)))
-            scores.append(score)
-            filled = flat_tissue(one, model.info.air) if self.fill is None else torch.full_like(one, self.fill)
-            for c in range(x.shape[1]):
-                later = sum(planned) * (len(x) * x.shape[1] - n * x.shape[1] - c - 1)
-                moved: list[Box] = []
-                for level, boxes in enumerate(levels):
-                    near = [box for box in boxes if level == 0 or any(_inside(box, other) for other in moved)]
-                    same = [torch.equal(one[(0, c, *box)], filled[(0, c, *box)]) for box in near]
-                    run = [box for box, empty in zip(near, same, strict=True) if not empty]
-                    share = _volume(levels[-1][0]) / _volume(boxes[0])
-                    edits = [Edit(box, slice(c, c + 1), filled[(0, slice(c, c + 1), *box)]) for box in run]
-                    drops: list[float] = []
-                    total = done + len(run) + sum(planned[level + 1 :]) + later
-                    for after in model.edited(one, bound, edits, batch=self.batch):
-                        drops += (share * (score - after)).tolist()
-                        done += len(after)
-                        partial = None
-                        if time.monotonic() - shown > PARTIAL_EVERY:
-                            partial, shown = values.clone(), time.monotonic()
-                            _lay(partial[n, c], run[: len(drops)], drops, covers[level])
-                        progress(done, total, partial)
-                        said = total
-                    empty_ones = [box for box, empty in zip(near, same, strict=True) if empty]
-                    _lay(values[n, c], run + empty_ones, drops + [0.0] * len(empty_ones), covers[level])
-                    order = torch.tensor(drops).abs().argsort(descending=True, stable=True)
-                    moved = [run[i] for i in order[: math.ceil(KEPT * len(run))].tolist()]
-        if said != done:  # the last levels had nothing to run
-            progress(done, done)
-        return Relevance(values, torch.cat(scores), extensive=False)
+        values = torch.zeros_like(x)
+        fill = filling(self.fill).boxes(x, model.info)
+        meter = Meter(progress, sum(planned) * x.shape[1])
+        for c in range(x.shape[1]):
+            channel, later = slice(c, c + 1), sum(planned) * (x.shape[1] - c - 1)
+            moved: list[Box] = []
+            for level, boxes in enumerate(levels):
+                near = [box for box in boxes if level == 0 or any(_inside(box, other) for other in moved)]
+                meter.total = meter.done + len(near) + sum(planned[level + 1 :]) + later
+                share = _volume(levels[-1][0]) / _volume(boxes[0])
+                run: list[Box] = []
+                empty: list[Box] = []
+                drops: list[float] = []
+
+                def edits(
+                    near: list[Box] = near, run: list[Box] = run, empty: list[Box] = empty, channel: slice = channel
+                ) -> Iterator[Edit]:
+                    for box in near:
+                        covered = fill(box)[channel]
+                        if torch.equal(covered, x[(0, channel, *box)]):
+                            empty.append(box)
+                            meter.total -= 1
+                        else:
+                            run.append(box)
+                            yield Edit(box, channel, covered)
+
+                def partial(
+                    c: int = c, run: list[Box] = run, drops: list[float] = drops, cover: Tensor = covers[level]
+                ) -> Tensor:
+                    so_far = values.clone()
+                    _lay(so_far[0, c], run[: len(drops)], drops, cover)
+                    return so_far
+
+                for after in model.edited(x, target, edits()):
+                    drops += (share * (score - after)).tolist()
+                    meter.add(len(after), partial)
+                _lay(values[0, c], run + empty, drops + [0.0] * len(empty), covers[level])
+                order = torch.tensor(drops).abs().argsort(descending=True, stable=True)
+                moved = [run[i] for i in order[: math.ceil(KEPT * len(run))].tolist()]
+        meter.total = meter.done
+        meter.add(0)  # the last levels may have had nothing to run
+        return Relevance(values, score, extensive=False)
 
     def boxes(self, shape: tuple[int, int, int], info: ModelInfo) -> list[list[Box]]:
         """Boxes that cover a grid, level by level, the coarsest first; the last along an axis ends with it.
