@@ -5,6 +5,7 @@ blur(8) 0.5
 """
 
 import hashlib
+import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -305,14 +306,17 @@ def filling(given: BaselineLike) -> Baseline:
             return Without(place, _PLAIN["tissue" if kind == "complement" else kind])
     if text in _PLAIN:
         return _PLAIN[text]
-    match = re.fullmatch(r"blur\(\s*([^()]+?)\s*\)", text)
+    blur = re.fullmatch(r"blur\(\s*([^()]+?)\s*\)", text)
     try:
-        return Blur(float(match[1])) if match else Constant(_finite(text))
+        number = float(blur[1] if blur else text)
     except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
         raise ParameterError(
             f"The baseline {text!r} is not known: give a number, {', '.join(map(repr, _PLAIN))}, 'blur(SIGMA)' in mm, "
             "'scan:PATH', or 'inpaint:MASK', 'neighbours:MASK', 'complement:MASK' with a mask's path."
-        ) from None
+        )
+    return Blur(number) if blur else Constant(number)
 
 
 def baselines(given: BaselineLike | tuple[BaselineLike, ...]) -> tuple[Baseline, ...]:
@@ -341,10 +345,3 @@ def _there(volume: Tensor | Reference, what: str) -> Tensor:
             "napari_xai.explain reads paths; give a tensor on the model's grid here."
         )
     return volume
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if not abs(value) < float("inf"):
-        raise ValueError(text)
-    return value

@@ -34,11 +34,26 @@ class Meter:
         else:
             self._progress(self.done, self.total)
 
+    def close(self) -> None:
+        """Say that this was all, where there was less to do than was thought."""
+        if self.total != self.done:
+            self.total = self.done
+            self._progress(self.done, self.total)
+
 
 def part_of(progress: Progress, n: int, count: int) -> Progress:
-    """What the n-th of `count` runs of the same kind may report to, so that together they are one."""
+    """What the n-th of `count` runs of the same kind may report to, so that together they are one.
+
+    One run alone reports its own units and partial maps; several report thousandths of each.
+    """
+    if count == 1:
+        return progress
+
+    heard = 0  # a run may find that there is more to do than it thought: nothing is taken back
 
     def hear(done: int, total: int, partial: Tensor | None = None) -> None:
-        progress(n * total + done, count * total)
+        nonlocal heard
+        heard = max(heard, round(1000 * done / max(total, 1)))
+        progress(1000 * n + heard, 1000 * count)
 
     return hear

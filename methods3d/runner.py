@@ -39,15 +39,15 @@ class Runner:
     Attributes
     ----------
     net, choice, autocast : as in TorchModel.
-    mixes : whether samples of a batch were found to change each other's output.
+    mixes : whether a batch was refused because its samples change each other's output.
     """
 
     def __init__(self, net: nn.Module, choice: OutputChoice = None, autocast: torch.dtype | None = None) -> None:
         self.net, self.choice, self.autocast = net, choice, autocast
+        self.mixes = False
         # Batch norms without running statistics take those of the batch, also in evaluation mode.
         batch_norms = (m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm))
-        self.mixes = any(norm.running_mean is None for norm in batch_norms)
-        self._compared = False
+        self._mixing: bool | None = True if any(norm.running_mean is None for norm in batch_norms) else None
 
     @property
     def device(self) -> torch.device:
@@ -232,14 +232,14 @@ class Runner:
         """Compare a sample's output alone with that in a batch, once."""
         if len(x) == 1:
             return
-        if not self._compared and not self.mixes:
+        if self._mixing is None:
             with torch.no_grad():
                 alone = self.run(self.placed(x[:1]))[0]
             rough = alone.device.type != "cpu" or self.autocast is not None
             off = (alone - y[0].detach()).abs().max()
-            self.mixes = bool(off > (ROUGHLY if rough else ALIKE.get(self.dtype, ROUGHLY)) * alone.abs().max())
-            self._compared = True
-        if self.mixes:
+            self._mixing = bool(off > (ROUGHLY if rough else ALIKE.get(self.dtype, ROUGHLY)) * alone.abs().max())
+        if self._mixing:
+            self.mixes = True
             raise MixedSamples("The samples of a batch change each other's output: they have to run one by one.")
 
     def _pulled(self, y: Output, leaves: Sequence[Tensor], seed: Tensor) -> list[Tensor]:

@@ -1,7 +1,7 @@
 """What all class activation maps have in common: layers, windows, and the search for maps that say nothing."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -43,6 +43,7 @@ class ActivationMap(Method):
             if len(maps) > 1:
                 values = sum((_scaled(m.values) for m in maps), torch.zeros_like(values)) / len(maps)
             warnings = tuple(dict.fromkeys(w for m in maps for w in m.warnings))
+            meter.close()
             return Relevance(
                 values, maps[0].scores, extensive=False, warnings=warnings, chosen={"layer": ", ".join(layers)}
             )
@@ -122,9 +123,14 @@ class Sweep:
         if target is not None:
             self.scores = taps.scores
 
-    def again(self) -> Iterable[Tap]:
+    def again(self) -> Iterator[Tap]:
         """The layer's activations in every window, once more."""
-        return self._kept or self.taps()
+        if not self._kept:
+            yield from self.taps()
+            return
+        for tap in self._kept:
+            yield tap
+            self.meter.add()
 
     def blended(self, values: Callable[[Tap], Tensor]) -> Volume5d:
         """The maps (1, 1, i', j', k') that values(tap) gives, stitched as the prediction is."""

@@ -131,6 +131,7 @@ def _seen_through(
     def seen() -> Iterator[Edit]:
         for c in chosen:
             mask = model.blend(((tap.sample, tap.box, tap.activation[:, c : c + 1]) for tap in taps), x)
+            mask = mask.to(x)
             low, high = mask.min(), mask.max()
             mask = (mask - low) / (high - low) if high > low else torch.zeros_like(mask)
             for n in range(1, parts + 1):

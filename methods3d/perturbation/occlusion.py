@@ -92,8 +92,7 @@ class Occlusion(OneByOne):
                 _lay(values[0, c], run + empty, drops + [0.0] * len(empty), covers[level])
                 order = torch.tensor(drops).abs().argsort(descending=True, stable=True)
                 moved = [run[i] for i in order[: math.ceil(KEPT * len(run))].tolist()]
-        meter.total = meter.done
-        meter.add(0)  # the last levels may have had nothing to run
+        meter.close()  # the last levels may have had less to run
         return Relevance(values, score, extensive=False)
 
     def boxes(self, shape: tuple[int, int, int], info: ModelInfo) -> list[list[Box]]:

@@ -3,7 +3,7 @@
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from monai.networks.nets import BasicUNet, DenseNet, SegResNet, UNet
 from torch import Tensor, nn
 
-from methods3d import Target
+from methods3d import Method, Saliency, Target, method
 
 
 @pytest.fixture(scope="package", autouse=True)
@@ -287,3 +287,34 @@ def unchanged() -> Callable[..., Any]:
             assert not [key for key in before if not same(before[key], after[key])]
 
     return watching
+
+
+SMALLEST: dict[str, Any] = {
+    "steps": 3,
+    "samples": 4,
+    "orders": 2,
+    "count": 8,
+    "cell": 6.0,
+    "sigma": 4.0,
+    "size": 8.0,
+    "stride": 8.0,
+    "unit": "voxel",
+    "levels": 1,
+    "features": "grid(8)",
+    "tolerance": 0.0,
+}
+
+
+@pytest.fixture
+def smallest() -> Callable[..., Method]:
+    """smallest(name, **settings): a method with the smallest budgets, for volumes of 16 voxels an axis."""
+
+    def make_small(name: str, **settings: Any) -> Method:
+        cls = method(name)
+        names = {f.name for f in fields(cls)}
+        small = {key: value for key, value in SMALLEST.items() if key in names}
+        if "of" in names and name != "layer-attribution":
+            small["of"] = Saliency(absolute=False)
+        return cls(**small | settings)
+
+    return make_small

@@ -8,7 +8,7 @@ from monai.networks.nets import DenseNet, UNet
 from torch import nn
 
 from methods3d import ClassScore, GradCAM, LayerError, PredictedRegion, RegionScore, TorchModel, WindowedModel
-from methods3d.cam import layer_for_cam
+from methods3d.cam import chosen_layer
 
 
 @pytest.mark.parametrize("layer", ["features.denseblock1", "features.transition1.conv", "features.norm5"])
@@ -155,7 +155,7 @@ def test_the_chosen_layer_is_neither_too_coarse_nor_at_full_resolution(net, size
     with torch.random.fork_rng(devices=[]):
         model = TorchModel(net().double())
     x = volume(1, 1, size, size, size)
-    name = layer_for_cam(model, x)
+    name = chosen_layer(model, x, "")
     assert 8 <= min(shape_of(model, x, name)) <= size // 2
     found = GradCAM()(model, x, PredictedRegion(1, by=0.01) if model.output(x).ndim == 5 else ClassScore(1))
     assert found.provenance.parameters["layer"] == name  # the choice is reported
@@ -165,7 +165,7 @@ def test_a_network_that_never_pools_along_one_axis(volume):
     """Thick slices: k is never halved, yet a layer is found."""
     net = UNet(3, 1, 2, channels=(4, 8, 8), strides=((2, 2, 1), (2, 2, 1))).double()
     model, x = TorchModel(net), volume(1, 1, 32, 32, 5)
-    assert shape_of(model, x, layer_for_cam(model, x)) == (16, 16, 5)
+    assert shape_of(model, x, chosen_layer(model, x, "")) == (16, 16, 5)
 
 
 def test_a_pooled_voxel_is_no_layer_to_map(volume):

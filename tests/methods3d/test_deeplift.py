@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from methods3d import (
     ClassMargin,
     ClassScore,
+    DeepLIFT,
     ModelInfo,
     PredictedRegion,
     RegionScore,
@@ -24,8 +25,7 @@ from methods3d import (
     UnsupportedModelError,
     WindowedModel,
 )
-from methods3d.baselines import flat_tissue
-from methods3d.deeplift import DeepLIFT
+from methods3d.baselines import Tissue
 from methods3d.rules.multipliers import log_mean
 from methods3d.rules.rescale import Rescale
 
@@ -93,14 +93,14 @@ def assert_complete(found: Any, change: Tensor, tolerance: float = 1e-9) -> None
 # --- complete, on every network ---
 
 
-@pytest.mark.parametrize("baseline", [None, -1.0])
+@pytest.mark.parametrize("baseline", ["tissue", -1.0])
 @pytest.mark.parametrize("name", [*CLASSIFIERS, *VOXELWISE])
 def test_it_adds_up_to_the_difference_in_score(make, volume, name, baseline):
     n = 32 if name == "basicunet" else 16
     x = volume(1 if name == "basicunet" else 2, 1, n, n, n)
     model = TorchModel(make(name), info=ModelInfo(air=-1.0))
     target = ClassMargin(1) if name in CLASSIFIERS else PredictedRegion(1)
-    x0 = flat_tissue(x, -1.0) if baseline is None else torch.full_like(x, baseline)
+    x0 = Tissue().volume(x, ModelInfo(air=-1.0)) if baseline == "tissue" else torch.full_like(x, baseline)
     assert_complete(DeepLIFT(baseline=baseline)(model, x, target), difference(model, x, x0, target))
 
 
@@ -356,7 +356,7 @@ def test_it_is_captums_with_batch_norm(volume):
 @pytest.mark.parametrize("norm", [nn.InstanceNorm3d(4), nn.GroupNorm(2, 4)], ids=["instance", "group"])
 def test_captums_does_not_add_up_with_other_norms(volume, norm):
     net, x = captums(norm), volume(2, 1, 8, 8, 8)
-    x0 = flat_tissue(x, 0.0)
+    x0 = Tissue().volume(x, ModelInfo(air=0.0))
     model = TorchModel(net)
     change = difference(model, x, x0, ClassScore(1))
     theirs = CaptumDeepLift(net).attribute(x.clone(), x0, target=1).detach().flatten(1).sum(1)
@@ -421,7 +421,7 @@ def test_a_regressed_value_may_be_measured_from_anywhere(make, volume):
     x, model = volume(1, 1, 16, 16, 16), TorchModel(make("plain"))
     one, other = (DeepLIFT()(model, x, Regression(1, reference=r)) for r in (0.0, 3.0))
     assert torch.equal(one.values, other.values)
-    assert_complete(other, difference(model, x, flat_tissue(x, 0.0), Regression(1)))
+    assert_complete(other, difference(model, x, Tissue().volume(x, ModelInfo(air=0.0)), Regression(1)))
 
 
 # --- windows ---
@@ -472,7 +472,7 @@ def test_units_without_a_difference_have_finite_multipliers(volume):
     x = volume(1, 1, 8, 8, 8)
     model = TorchModel(net)
     found = DeepLIFT()(model, x, ClassScore(1))
-    assert_complete(found, difference(model, x, flat_tissue(x, 0.0), ClassScore(1)))
+    assert_complete(found, difference(model, x, Tissue().volume(x, ModelInfo(air=0.0)), ClassScore(1)))
     # From the scan itself nothing differs, and the multipliers are derivatives.
     same = model.gradient(x, ClassScore(1), rules=Rescale(), reference=x)
     torch.testing.assert_close(same.values, model.gradient(x, ClassScore(1)).values, rtol=1e-9, atol=1e-14)
@@ -503,6 +503,7 @@ def test_a_batch_is_its_samples(make, volume, name):
 def test_the_cost_is_what_is_run(make, volume, counted):
     net, x = make("unet"), volume(1, 1, 20, 16, 16)
     for model in (TorchModel(net), WindowedModel(net, 16, overlap=0.5)):
+        model.output(x)
         with counted(net) as count:
             DeepLIFT()(model, x[:, :, :16] if isinstance(model, TorchModel) else x, PredictedRegion(1))
         shape = (16, 16, 16) if isinstance(model, TorchModel) else (20, 16, 16)

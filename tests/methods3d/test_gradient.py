@@ -19,7 +19,7 @@ from methods3d import (
     TorchModel,
     WindowedModel,
 )
-from methods3d.baselines import flat_tissue
+from methods3d.baselines import Tissue
 
 
 @pytest.mark.parametrize("name", ["densenet", "plain", "smooth_classifier"])
@@ -41,7 +41,7 @@ def test_saliency_and_input_x_gradient_are_captums(make, volume, name):
 @pytest.mark.parametrize("baseline", [0.0, -0.5])
 def test_integrated_gradients_are_captums(make, volume, baseline):
     net, x = make("plain", 2, 3), volume(2, 2, 16, 16, 16)
-    found = IntegratedGradients(steps=7, baseline=baseline)(TorchModel(net), x, ClassScore(1))
+    found = IntegratedGradients(steps=7, tolerance=0, baseline=baseline)(TorchModel(net), x, ClassScore(1))
     theirs, gap = CaptumIntegratedGradients(net).attribute(
         x, baselines=baseline, target=1, n_steps=7, method="gausslegendre", return_convergence_delta=True
     )
@@ -74,10 +74,10 @@ def test_integrated_gradients_are_the_exact_integral_of_a_polynomial(volume):
     middle = x0 + d / 2
     exact = d * (3 * w * square + v * middle.roll(1, -1) + (v * middle).roll(-1, -1))
     for steps in (2, 3, 20):
-        found = IntegratedGradients(steps=steps, baseline=x0)(TorchModel(net), x, ClassScore(1))
+        found = IntegratedGradients(steps=steps, tolerance=0, baseline=x0)(TorchModel(net), x, ClassScore(1))
         torch.testing.assert_close(found.values, exact, rtol=1e-11, atol=1e-12)
         assert float(found.gap.abs().max()) < 1e-11
-    one = IntegratedGradients(steps=1, baseline=x0)(TorchModel(net), x, ClassScore(1))
+    one = IntegratedGradients(steps=1, tolerance=0, baseline=x0)(TorchModel(net), x, ClassScore(1))
     assert not torch.allclose(one.values, exact, rtol=1e-3)  # one point is not enough: the test can fail
 
 
@@ -89,7 +89,7 @@ def test_integrated_gradients_are_complete_on_smooth_networks(make, volume, targ
         model, target = TorchModel(make("smooth_classifier")), ClassScore()
     else:
         model, target = WindowedModel(make("smooth"), windows), PredictedRegion(1)
-    found = IntegratedGradients(steps=32, baseline=baseline)(model, x, target)
+    found = IntegratedGradients(steps=32, tolerance=0, baseline=baseline)(model, x, target)
     bound, _ = model.bind(x, target)
     change = found.scores - model.scores(torch.full_like(x, baseline), bound)
     # Gauss-Legendre converges geometrically on analytic functions; 32 points leave less than 1e-6 of the change.
@@ -99,9 +99,12 @@ def test_integrated_gradients_are_complete_on_smooth_networks(make, volume, targ
 
 
 @pytest.mark.parametrize("name", ["densenet", "smooth_classifier"])
-def test_how_many_points_run_at_once_changes_nothing(make, volume, name):
-    model, x = TorchModel(make(name)), volume(2, 1, 16, 16, 16)
-    runs = [IntegratedGradients(steps=5, batch=n)(model, x, ClassScore()).values for n in (1, 2, 5, 100)]
+def test_how_many_points_run_at_once_changes_nothing(make, volume, name, monkeypatch):
+    x, runs = volume(2, 1, 16, 16, 16), []
+    for n in (1, 2, 5, 100):
+        monkeypatch.setattr("methods3d.model.AT_ONCE", n)
+        model = TorchModel(make(name))
+        runs.append(IntegratedGradients(steps=5, tolerance=0)(model, x, ClassScore()).values)
     for other in runs[1:]:
         torch.testing.assert_close(runs[0], other, rtol=1e-10, atol=1e-12)
 
@@ -118,13 +121,15 @@ def test_a_region_that_moved_along_the_path_would_break_the_sum(make, volume):
         def __call__(self, output):
             return super().bind(output.detach())(output)
 
-    steps = IntegratedGradients(steps=40, baseline=2.0)
+    steps = IntegratedGradients(steps=40, tolerance=0, baseline=2.0)
     fixed, moving = (steps(model, x, target) for target in (PredictedRegion(1), Moving(1)))
     assert float(fixed.gap.abs()) < 0.1 * float(moving.gap.abs())
 
 
 def test_an_incomplete_map_says_so(volume):
-    found = IntegratedGradients(steps=1)(TorchModel(Cubic((1, 4, 4, 4))), volume(1, 1, 4, 4, 4), ClassScore(1))
+    found = IntegratedGradients(steps=1, tolerance=0)(
+        TorchModel(Cubic((1, 4, 4, 4))), volume(1, 1, 4, 4, 4), ClassScore(1)
+    )
     assert any("completeness gap" in w for w in found.warnings)
 
 
@@ -157,7 +162,7 @@ def test_flat_tissue_leaves_air_and_levels_the_rest():
     x[0, 0, 2:6] = torch.linspace(1, 3, 4, dtype=torch.float64)[:, None, None]
     x[0, 1, 4:] = 5.0
     x[0, 0, 0, 0, 0] = 0.01  # noise in the air
-    flat = flat_tissue(x, air=0.0)
+    flat = Tissue().volume(x, ModelInfo(air=0.0))
     assert (flat[0, 0, 2:6] == 2.0).all()
     assert (flat[0, 1, 4:] == 5.0).all()
     assert flat[0, 0, 0, 0, 0] == 0.01
@@ -171,8 +176,8 @@ def test_from_flat_tissue_an_instance_norm_is_no_singularity(make, volume):
     mask = torch.zeros(16, 16, 16, dtype=torch.bool)
     mask[4:9, 4:9, 4:9] = True
     info, target = ModelInfo(air=0.0), RegionScore(1, mask)
-    flat = IntegratedGradients(steps=32)(TorchModel(net, info=info), x, target)
-    zero = IntegratedGradients(steps=32, baseline=0.0)(TorchModel(net, info=info), x, target)
+    flat = IntegratedGradients(steps=32, tolerance=0)(TorchModel(net, info=info), x, target)
+    zero = IntegratedGradients(steps=32, tolerance=0, baseline=0.0)(TorchModel(net, info=info), x, target)
     size = (flat.values.sum() + flat.gap).abs()
     assert (flat.gap.abs() / size).item() < 0.05
     assert (zero.gap.abs() / (zero.values.sum() + zero.gap).abs()).item() > (flat.gap.abs() / size).item()

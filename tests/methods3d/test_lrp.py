@@ -14,6 +14,7 @@ from methods3d import (
     ClassMargin,
     ClassScore,
     InputXGradient,
+    LayerAttribution,
     ModelInfo,
     PredictedRegion,
     RegionScore,
@@ -232,7 +233,9 @@ class Odd(nn.Module):
 def test_functions_without_a_rule_are_named_in_the_warnings(volume):
     found = LRP()(TorchModel(Odd().double()), volume(1, 1, 8, 8, 8), PredictedRegion(0, by=0.1))
     assert "no rule covers exp, sin: plain gradients were used there" in found.warnings
-    above = LRP(read_at="a")(TorchModel(Odd().double()), volume(1, 1, 8, 8, 8), PredictedRegion(0, by=0.1))
+    above = LayerAttribution(of=LRP(), layer="a")(
+        TorchModel(Odd().double()), volume(1, 1, 8, 8, 8), PredictedRegion(0, by=0.1)
+    )
     assert "no rule covers exp: plain gradients were used there" in above.warnings, "what lies above the layer"
     windowed = LRP()(WindowedModel(Odd().double(), 4), volume(1, 1, 8, 8, 8), PredictedRegion(0, by=0.1))
     assert any("exp, sin" in w for w in windowed.warnings)
@@ -314,7 +317,7 @@ def test_relevance_at_a_layer_that_everything_passes_is_all_of_it(make, volume, 
     x = volume(2, 1, 16, 16, 16)
     model = TorchModel(clean(make("plain")))
     for layer, shape in (("3", (8, 8, 8)), ("0", (16, 16, 16))):
-        found = LRP(composite="gamma(0.25, 0)", read_at=layer)(model, x, ClassScore(1))
+        found = LayerAttribution(of=LRP(composite="gamma(0.25, 0)"), layer=layer)(model, x, ClassScore(1))
         assert found.at == layer
         assert found.values.shape == x.shape
         # The rounding of the default precision of the sum's terms.
@@ -327,7 +330,7 @@ def test_relevance_at_a_layer_in_windows_adds_up(make, volume, targets, clean):
     x, net = volume(1, 1, 24, 16, 16), clean(make("segresnet"))
     model = WindowedModel(net, 16, overlap=0.5)
     target = targets.Weighted(volume(1, 2, 24, 16, 16, seed=2)[0])
-    found = LRP(composite="gamma(0.25, 0)", read_at="convInit")(model, x, target)
+    found = LayerAttribution(of=LRP(composite="gamma(0.25, 0)"), layer="convInit")(model, x, target)
     torch.testing.assert_close(found.values.flatten(1).sum(1), found.scores, rtol=1e-6, atol=0)
 
 

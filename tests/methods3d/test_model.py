@@ -32,7 +32,7 @@ from methods3d import (
 METHODS = [
     Saliency(),
     InputXGradient(),
-    IntegratedGradients(steps=3, batch=2),
+    IntegratedGradients(steps=3, tolerance=0),
     GradCAM(),
     Occlusion(levels=1, size=8, stride=8, unit="voxel"),
     LRP(),

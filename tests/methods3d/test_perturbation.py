@@ -59,7 +59,7 @@ def test_it_is_the_slow_loop(make, volume, region, targets, windows, kind):
         "linear": targets.Weighted(volume(1, 2, 12, 11, 10, seed=8)),
         "nonlinear": targets.SoftRegion(mask, narrow=windows == "windows"),
     }[kind]
-    found = Occlusion(levels=1, size=6, stride=4, unit="voxel", fill=-0.3, batch=3)(model, x, target)
+    found = Occlusion(levels=1, size=6, stride=4, unit="voxel", fill=-0.3)(model, x, target)
     slow = slow_occlusion(model, x, target, 6, 4, -0.3)
     assert slow.abs().max() > 0
     # Ours adds differences of windows, the loop differences of whole predictions.
@@ -105,11 +105,11 @@ def test_boxes_that_hold_only_air_are_not_run(make, volume, counted):
     method = Occlusion(levels=1, size=8, stride=8, unit="voxel")
     with counted(net) as count:
         found = method(TorchModel(net, info=ModelInfo(air=-1.0)), x, ClassScore(1))
-    assert count.samples == 1 + 4
+    assert count.samples == 1 + 4 + 1  # clean, boxes, and one alone to see whether samples mix
     assert found.values[:, :, 8:].abs().max() == 0
     with counted(net) as count:
         method(TorchModel(net), x, ClassScore(1))  # air is another value here
-    assert count.samples == 1 + 8
+    assert count.samples == 1 + 8 + 1
 
 
 def test_the_drop_of_a_linear_network_is_what_the_box_held(volume):
@@ -125,10 +125,11 @@ def test_the_drop_of_a_linear_network_is_what_the_box_held(volume):
 
 
 def test_partial_maps_arrive_and_work_is_counted(make, volume, monkeypatch):
-    monkeypatch.setattr("methods3d.perturbation.PARTIAL_EVERY", -1.0)
+    monkeypatch.setattr("methods3d.meter.PARTIAL_EVERY", -1.0)
+    monkeypatch.setattr("methods3d.model.AT_ONCE", 3)
     seen = []
-    found = Occlusion(levels=1, size=8, stride=8, unit="voxel", batch=3)(
-        TorchModel(make("plain")), volume(2, 1, 16, 16, 16), ClassScore(1),
+    found = Occlusion(levels=1, size=8, stride=8, unit="voxel")(
+        TorchModel(make("plain", 2)), volume(1, 2, 16, 16, 16), ClassScore(1),
         progress=lambda done, total, partial=None: seen.append((done, total, partial)),
     )  # fmt: skip
     assert [done for done, _, _ in seen] == [3, 6, 8, 11, 14, 16]
@@ -154,6 +155,7 @@ def test_the_cost_is_an_upper_bound(make, volume, counted, region):
     net, x = make("gated"), volume(1, 1, 16, 16, 16)
     method = Occlusion(levels=1, size=8, stride=8, unit="voxel")
     for model in (TorchModel(net), WindowedModel(net, 8)):
+        model.output(x.repeat(2, 1, 1, 1, 1))  # whether samples mix is found out once
         with counted(net) as count:
             method(model, x, RegionScore(1, region((16, 16, 16), (0, 16), (0, 16), (0, 16))))
         assert count.samples <= method.cost(model, (16, 16, 16)).forward
