@@ -17,7 +17,7 @@ from torch import Tensor
 
 from methods3d.errors import ParameterError
 from methods3d.smoothing import harmonic, smoothed
-from methods3d.types import Box, Mask, ModelInfo, Reference, Volume5d
+from methods3d.types import Box, Explainable, Mask, ModelInfo, Reference, Volume5d
 
 __all__ = [
     "BASELINES",
@@ -35,6 +35,7 @@ __all__ = [
     "baseline",
     "baselines",
     "digest",
+    "filler_of",
     "filling",
 ]
 
@@ -299,11 +300,10 @@ def filling(given: BaselineLike) -> Baseline:
     text = str(given).strip()
     kind, colon, path = text.partition(":")
     if colon and path.strip():
-        place = Reference(path.strip())
         if kind == "scan":
-            return Scan(place)
+            return Scan(Reference(path.strip(), "scan"))
         if kind in ("inpaint", "neighbours", "complement"):
-            return Without(place, _PLAIN["tissue" if kind == "complement" else kind])
+            return Without(Reference(path.strip(), "mask"), _PLAIN["tissue" if kind == "complement" else kind])
     if text in _PLAIN:
         return _PLAIN[text]
     blur = re.fullmatch(r"blur\(\s*([^()]+?)\s*\)", text)
@@ -317,6 +317,12 @@ def filling(given: BaselineLike) -> Baseline:
             "'scan:PATH', or 'inpaint:MASK', 'neighbours:MASK', 'complement:MASK' with a mask's path."
         )
     return Blur(number) if blur else Constant(number)
+
+
+def filler_of(model: Explainable, x: Volume5d, given: BaselineLike) -> Baseline:
+    """A filling as the model has it: at a layer, a whole scan's baseline is the layer's activation on it."""
+    found = filling(given)
+    return found if isinstance(found, Inpaint) else Scan(model.reference(x, found))
 
 
 def baselines(given: BaselineLike | tuple[BaselineLike, ...]) -> tuple[Baseline, ...]:

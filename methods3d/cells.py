@@ -15,7 +15,10 @@ def interpolated(cells: Tensor, shape: Sequence[int]) -> Tensor:
 
 
 def shared_by_voxels(cells: Tensor, shape: Sequence[int]) -> Tensor:
-    """Cells (b, m, i', j', k') on a finer grid, each shared evenly by the voxels that it covers; the sum is kept."""
+    """Cells (b, m, i', j', k') on a finer grid, each shared evenly by the voxels that it covers; the sum is kept.
+
+    A voxel that two cells meet in is covered by both.
+    """
     with torch.enable_grad():
         fine = torch.zeros(*cells.shape[:2], *shape, dtype=cells.dtype, device=cells.device, requires_grad=True)
         pooled = F.adaptive_avg_pool3d(fine, list(cells.shape[2:]))  # type: ignore[arg-type]

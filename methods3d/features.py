@@ -146,7 +146,7 @@ def features(given: FeaturesLike) -> Features:
     text = str(given).strip()
     kind, colon, path = text.partition(":")
     if colon and kind == "labels" and path.strip():
-        return Labels(Reference(path.strip()))
+        return Labels(Reference(path.strip(), "labels"))
     if text == "channels":
         return Channels()
     match = re.fullmatch(r"(supervoxels|grid)\(\s*(\d+(?:\.\d+)?)\s*\)", text)

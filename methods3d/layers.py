@@ -122,7 +122,7 @@ class LayerUnit(Target):
             raise TargetError(
                 f"The layer {self.layer!r} has no channel {self.unit}: it has {channels}; choose 0 to {channels - 1}."
             )
-        mask = torch.ones(x.shape[2:], dtype=torch.bool) if self.mask is None else self.mask
+        mask = torch.ones(x.shape[2:], dtype=torch.bool) if self.mask is None else self.mask.bool()
         # Of a single channel a region's class 1 is the value, and class 0 its negative.
         return model.cut(partial(Below, layer=self.layer)), RegionScore(1 if channels == 1 else self.unit, mask)
 

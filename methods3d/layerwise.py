@@ -59,7 +59,7 @@ class LayerAttribution(OneByOne):
             for cause in causes
         }
         return Relevance(
-            model.gathered(parts, x) if extensive else model.blend(parts, x),
+            model.gathered(parts, x) if extensive else model.blend(parts, x, shares=True),
             score,
             extensive=extensive,
             at=layer,

@@ -175,7 +175,7 @@ class TorchModel:
 
         return Taps(windows(), lambda: torch.cat(scores).to(x.device) if scores else torch.empty(0))
 
-    def blend(self, parts: Iterable[tuple[int, Box, Tensor]], x: Volume5d) -> Tensor:
+    def blend(self, parts: Iterable[tuple[int, Box, Tensor]], x: Volume5d, *, shares: bool = False) -> Tensor:
         """Each sample's map, resampled to the input grid: (b, m, i, j, k)."""
         maps = {n: interpolated(m, x.shape[2:]) for n, _, m in parts}
         return torch.cat([maps[n] for n in range(len(x))]).to(x.device)

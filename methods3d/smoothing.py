@@ -1,13 +1,14 @@
 """Gaussian smoothing of volumes, in mm, and filling a hole smoothly from what surrounds it."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from methods3d.types import Mask, Volume5d
 
-__all__ = ["harmonic", "smoothed"]
+__all__ = ["FWHM", "harmonic", "sharpening", "smoothed"]
 
 FWHM = 2.3548200450309493  # full width at half maximum of a Gaussian, in sigmas
 RESIDUAL = 1e-4  # of the hole's first residual, at which its filling is smooth enough
@@ -16,24 +17,41 @@ RESIDUAL = 1e-4  # of the hole's first residual, at which its filling is smooth 
 def smoothed(x: Tensor, sigma: float, spacing: Sequence[float]) -> Tensor:
     """A volume (..., i, j, k) smoothed by a Gaussian of sigma mm along each axis; the borders are repeated.
 
-    Linear in x and differentiable: along each axis a product with a matrix, exact to where the Gaussian underflows.
+    Linear in x and differentiable: along each axis a product with a matrix. Beyond the border, six sigma count.
     """
     for axis, step in zip((-3, -2, -1), spacing, strict=True):
-        width = sigma / step
-        if width > 0 and x.shape[axis] > 1:
-            x = (x.movedim(axis, -1) @ _gaussian(x.shape[axis], width, x).T).movedim(-1, axis)
+        if sigma > 0 and x.shape[axis] > 1:
+            matrix = _gaussian(x.shape[axis], torch.tensor(sigma / step, dtype=torch.float64))
+            x = (x.movedim(axis, -1) @ matrix.to(x).T).movedim(-1, axis)
     return x
 
 
-def _gaussian(n: int, width: float, like: Tensor) -> Tensor:
+def sharpening(x: Tensor, sigma: float, spacing: Sequence[float]) -> Tensor:
+    """The derivative of `smoothed` in sigma (mm), exact: each axis by itself, the others smoothed."""
+    total = torch.zeros_like(x)
+    for changing in (-3, -2, -1):
+        part = x
+        for axis, step in zip((-3, -2, -1), spacing, strict=True):
+            if x.shape[axis] == 1:
+                part = torch.zeros_like(x) if axis == changing else part
+                continue
+            width, one = torch.tensor([sigma / step, 1 / step], dtype=torch.float64)
+            shares = partial(_gaussian, x.shape[axis], reach=sigma / step)
+            matrix, slope = torch.func.jvp(shares, (width,), (one,))  # type: ignore[misc]
+            part = (part.movedim(axis, -1) @ (slope if axis == changing else matrix).to(x).T).movedim(-1, axis)
+        total += part
+    return total
+
+
+def _gaussian(n: int, width: Tensor, reach: float | None = None) -> Tensor:
     """Row i: the share of each voxel j in the smoothed voxel i; voxels beyond the border are the border's."""
-    reach = int(6 * width) + 1
+    beyond = int(6 * float(width if reach is None else reach)) + 1
     i = torch.arange(n, dtype=torch.float64)[:, None]
-    j = torch.arange(-reach, n + reach, dtype=torch.float64)[None]
+    j = torch.arange(-beyond, n + beyond, dtype=torch.float64)[None]
     weight = torch.exp(-((i - j) ** 2) / (2 * width**2))
     column = j[0].long().clamp(0, n - 1)
-    matrix = torch.zeros(n, n, dtype=torch.float64).index_add_(1, column, weight)
-    return (matrix / matrix.sum(1, keepdim=True)).to(like)
+    matrix = torch.zeros(n, n, dtype=torch.float64).index_add(1, column, weight)
+    return matrix / matrix.sum(1, keepdim=True)
 
 
 def harmonic(x: Volume5d, hole: Mask, spacing: Sequence[float]) -> Volume5d:

@@ -5,7 +5,7 @@ Tensors are (b, c, i, j, k): batch, channel and the three voxel axes in the file
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
 import torch
 from jaxtyping import Bool, Float
@@ -69,9 +69,11 @@ class Reference:
     Attributes
     ----------
     source : where it comes from: a path, or a volume of the caller's own kind.
+    kind : what it is: a scan, a mask, or a label map.
     """
 
     source: Any
+    kind: Literal["scan", "mask", "labels"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,8 +290,11 @@ class Explainable(Protocol):
         """The layer's activation, and gradient if a target is given, window by window."""
         ...
 
-    def blend(self, parts: Iterable[tuple[int, Box, Tensor]], x: Volume5d) -> Tensor:
-        """Lay maps made from taps over the input grid, with the weights that stitch the prediction."""
+    def blend(self, parts: Iterable[tuple[int, Box, Tensor]], x: Volume5d, *, shares: bool = False) -> Tensor:
+        """Lay maps made from taps over the input grid, with the weights that stitch the prediction.
+
+        Maps that are made of derivatives carry their window's share in the score already (`shares`): they are added.
+        """
         ...
 
     def gathered(self, parts: Iterable[tuple[int, Box, Tensor]], x: Volume5d) -> Tensor:

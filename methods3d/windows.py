@@ -269,13 +269,13 @@ class WindowedModel:
 
         return Taps(windows(), lambda: torch.empty(0) if seeds is None else seeds.scores.to(x.device))
 
-    def blend(self, parts: Iterable[tuple[int, Box, Tensor]], x: Volume5d) -> Tensor:
-        """Window maps at any resolution, resampled to the window and stitched as the prediction is."""
+    def blend(self, parts: Iterable[tuple[int, Box, Tensor]], x: Volume5d, *, shares: bool = False) -> Tensor:
+        """Window maps at any resolution, resampled to the window and stitched as the prediction is, or added."""
         grid = self._grid(x)
 
         def full(box: Box, part: Tensor) -> Tensor:
             fine = interpolated(part, grid.roi)[0]
-            return fine * grid.share(box).to(fine)
+            return fine if shares else fine * grid.share(box).to(fine)
 
         return self._laid(parts, x, grid, full)
 

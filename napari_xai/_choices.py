@@ -49,6 +49,10 @@ class Scan:
         mask = (np.asarray(labels.data) == chosen).astype(np.uint8)
         return volume_of(mask, self.layers[0].metadata)
 
+    def labels(self, layer: Any) -> Volume:
+        """All of a labels layer on this scan."""
+        return volume_of(np.asarray(layer.data), self.layers[0].metadata)
+
 
 def scans(layers: Iterable[Any]) -> dict[str, Scan]:
     """The scans in a viewer by key, the uppermost first; only such as say where they lie in the patient."""

@@ -21,8 +21,8 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from methods3d import Cancelled, methods
-from napari_xai._choices import Scan, scans
+from methods3d import FAMILIES, Cancelled, methods
+from napari_xai._choices import Scan, regions, scans
 from napari_xai._form import MethodForm
 from napari_xai._parts import add_row, combo, form, note, row
 from napari_xai._question_rows import QuestionRows
@@ -34,6 +34,7 @@ from napari_xai.explainer import Explainer
 from napari_xai.explanation import Explanation
 from napari_xai.layers import LayerData, placed
 from napari_xai.samples import BUNDLES, sample
+from xai_io import Volume
 
 if TYPE_CHECKING:
     import napari
@@ -162,12 +163,14 @@ class Panel(QWidget):  # type: ignore[misc]
             raise ExplainError(self.session.missing or "Choose a scan first.")
         labels = self.question.labels if self.session.segments else None
         self.session.settings = self.form.values
-        return scan, self.session.job(scan.volume, None if labels is None else scan.region(labels))
+        region = None if labels is None else scan.region(labels)
+        return scan, self.session.job(scan.volume, region, self._volumes(scan))
 
     def _choose_scan(self) -> None:
         scan = self._scans.get(self.scan.currentData())
         self.session.channels = None if scan is None else scan.channels
         self.question.offer_regions(self._viewer.layers, scan)
+        self._offer_layers()
         self._update()
 
     def _choose_method(self) -> None:
@@ -179,6 +182,7 @@ class Panel(QWidget):  # type: ignore[misc]
             self._form_place.layout().removeWidget(self.form)
             self.form.setParent(None)
         self.form = MethodForm(kind)
+        self._offer_layers()
         self._form_place.layout().addWidget(self.form)
 
     def _choose_question(self) -> None:
@@ -208,6 +212,18 @@ class Panel(QWidget):  # type: ignore[misc]
         self.scan.setCurrentIndex(max(self.scan.findData(chosen), 0 if self._scans else -1))
         blocker.unblock()
         self._choose_scan()
+
+    def _offer_layers(self) -> None:
+        """Let the form name what is open in the viewer."""
+        scan = self._scans.get(self.scan.currentData())
+        labels = [] if scan is None else [layer.name for layer in regions(self._viewer.layers, scan)]
+        if self.form is not None:
+            self.form.offer([one.name for one in self._scans.values()], labels)
+
+    def _volumes(self, scan: Scan) -> dict[str, Volume]:
+        """What the form may name: open scans, and labels on this one."""
+        found = {one.name: one.volume for one in self._scans.values()}
+        return found | {layer.name: scan.labels(layer) for layer in regions(self._viewer.layers, scan)}
 
     def _update(self) -> None:
         """Enable what can be used, and say why the rest cannot."""
@@ -274,8 +290,12 @@ class Panel(QWidget):  # type: ignore[misc]
         self.model.setPlaceholderText("Choose a model")
         self.model.setCurrentIndex(-1)
         self.scan.setPlaceholderText("No scan is open")
-        for name, kind in methods().items():
-            self.method.addItem(words(kind.__name__), name)
+        for family in FAMILIES.values():
+            if self.method.count():
+                self.method.insertSeparator(self.method.count())
+            for kind in family:
+                self.method.addItem(words(kind.__name__), kind.name)
+                self.method.setItemData(self.method.count() - 1, kind.source, Qt.ItemDataRole.ToolTipRole)
         self.method.setCurrentIndex(self.method.findData(self.session.method))
         self._choose_method()
         self.question.name_classes({})

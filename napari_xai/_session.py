@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from methods3d import Method, Progress
+from methods3d import Method, Progress, Reference
 from methods3d import method as method_named
+from methods3d.references import resolved
 from napari_xai.errors import ExplainError
 from napari_xai.explainer import Explainer
 from napari_xai.explanation import Explanation
@@ -111,8 +112,8 @@ class Session:
             if explainer is job.explainer:
                 self._numbered[path] = tuple(explanation.prediction.classes)
 
-    def job(self, scan: Volume, region: Volume | None = None) -> Job:
-        """The run that was asked for.
+    def job(self, scan: Volume, region: Volume | None = None, volumes: Mapping[str, Volume] | None = None) -> Job:
+        """The run that was asked for; the method's settings may name `volumes`, or else files.
 
         Raises
         ------
@@ -123,10 +124,15 @@ class Session:
             raise ExplainError(self.missing or "Choose a model first.")
         if region is not None and not region.data.any():
             raise ExplainError("The region is empty: paint it, with the label that is selected in its layer.")
+        known = volumes or {}
+
+        def read(reference: Reference) -> Reference:
+            return Reference(known.get(str(reference.source), reference.source), reference.kind)
+
         return Job(
             explainer=self.explainer,
             scan=scan,
-            method=method_named(self.method)(**self.settings),
+            method=resolved(method_named(self.method)(**self.settings), read),
             target=self.target,
             against=self.against if self.classifies else None,
             region=region if self.segments else None,

@@ -6,8 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
-from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any
 
 import click
 from click.core import ParameterSource
@@ -51,23 +50,30 @@ def main() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def methods(as_json: bool) -> None:
     """List the attribution methods, their settings and sources."""
-    from methods3d import methods as all_methods
+    from methods3d import FAMILIES
+    from methods3d.method import recorded
 
     found: list[dict[str, Any]] = [
         {
-            "name": name,
+            "name": cls.name,
+            "family": family,
             "summary": _summary(cls),
             "source": cls.source,
-            "settings": {f.name: {"default": f.default, "help": f.metadata["help"]} for f in fields(cls)},
+            "settings": {f.name: {"default": recorded(cls())[f.name], "help": f.metadata["help"]} for f in fields(cls)},
         }
-        for name, cls in all_methods().items()
+        for family, members in FAMILIES.items()
+        for cls in members
     ]
     if as_json:
         _print_json(found)
         return
-    table = Table("method", "what it is", "source")
-    for row in found:
-        table.add_row(row["name"], row["summary"], row["source"])
+    table = Table(Column("method", no_wrap=True), "what it is", "source")
+    for family in FAMILIES:
+        table.add_row(f"[bold]{family}[/]", "", "")
+        for row in found:
+            if row["family"] == family:
+                table.add_row(row["name"], _plain(row["summary"]), _plain(row["source"]))
+        table.add_section()
     OUT.print(table)
 
 
@@ -80,21 +86,16 @@ class MethodCommand(click.Command):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Look for the method first."""
         from methods3d import method as method_named
+        from napari_xai._flags import MethodFlags, named
 
-        name = "lrp"
-        for word, following in zip(args, [*args[1:], ""], strict=True):
-            if word in ("--method", "-m"):
-                name = following
-            elif word.startswith("--method="):
-                name = word.removeprefix("--method=")
-        ctx.meta["napari_xai.method"] = method_named(name)
+        ctx.meta["napari_xai.flags"] = MethodFlags(method_named(named(args, "--method", "-m") or "lrp"), args)
         return super().parse_args(ctx, args)
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         """The command's own flags and the method's."""
-        cls = ctx.meta.get("napari_xai.method")
+        flags = ctx.meta.get("napari_xai.flags")
         own = super().get_params(ctx)
-        return own if cls is None else [*own[:-1], *_flags(cls), own[-1]]
+        return own if flags is None else [*own[:-1], *flags.options, own[-1]]
 
 
 @main.command(cls=MethodCommand)
@@ -105,6 +106,7 @@ class MethodCommand(click.Command):
 @click.option("--method", "-m", "_name", default="lrp", show_default=True, help="See `napari-xai methods`.")
 @click.option("--target", help="Class to explain, by name or number; default: what the model predicts.")
 @click.option("--against", help="Rather than which class; default: the runner-up. Classifiers only.")
+@click.option("--unit", help="Explain a neuron instead of a class: LAYER:CHANNEL, see `napari-xai inspect`.")
 @click.option("--region", type=click.Path(path_type=Path), help="Mask on the scan to ask about. Segmentation only.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("explained"), show_default=True, help="Folder.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 ...")
@@ -116,6 +118,15 @@ class MethodCommand(click.Command):
 )
 @click.option("--output", help="Which of several outputs to explain: its index or key.")
 @click.option("--autocast", type=click.Choice(["float16", "bfloat16"]), help="Lower precision for the forward pass.")
+@click.option("--memory", help="What running may take beyond the volumes, such as 4GiB: decides how much runs at once.")
+@click.option(
+    "--measure", is_flag=True, help="Measure the map: deletion and insertion curves, beside those of random maps."
+)
+@click.option(
+    "--checkpoint",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="File that an interrupted run (perturbation methods) leaves behind, and is taken up again from.",
+)
 @click.option(
     "--way-back", type=click.Choice(["interpolate", "sum-preserving"]), default="interpolate", show_default=True
 )
@@ -136,20 +147,32 @@ def explain(ctx: click.Context, /, scans: Sequence[Path], model: Path, **given: 
 
     if len(scans) > 1 and given["region"] is not None:
         raise ExplainError("A region belongs to one scan: explain scans with regions one by one.")
-    cls = ctx.meta["napari_xai.method"]
-    method = cls(**{f.name: given[f.name] for f in fields(cls)})
+    if len(scans) > 1 and (given["checkpoint"] is not None or given["measure"]):
+        raise ExplainError("--checkpoint and --measure are for one scan: explain the scans one by one.")
+    method = ctx.meta["napari_xai.flags"].method(given)
     explainer = Explainer.of(
         model,
         device=given["device"],
         windows=_windows(given["window"], given["overlap"]),
         output=int(given["output"]) if (given["output"] or "").isdigit() else given["output"],
         autocast=getattr(torch, given["autocast"]) if given["autocast"] else None,
+        memory=given["memory"],
         trust=given["trust"],
     )
     question = {name: given[name] for name in ("target", "against", "way_back")}
+    if given["unit"] is not None:
+        question["target"] = _unit(given["unit"], given["target"])
     if len(scans) == 1:
         with _bar(method.name) as progress:
-            found = explainer.explain(scans[0], method=method, region=given["region"], progress=progress, **question)
+            found = explainer.explain(
+                scans[0],
+                method=method,
+                region=given["region"],
+                measure=given["measure"],
+                checkpoint=given["checkpoint"],
+                progress=progress,
+                **question,
+            )
         files = found.save(given["out"], overwrite=given["overwrite"])
         if given["as_json"]:
             _print_json(found.record | {"files": {what: str(path) for what, path in files.items()}})
@@ -186,6 +209,16 @@ def _explain_many(
     return all(row.status == "done" for row in cohort.rows)
 
 
+def _unit(text: str, target: str | None) -> Any:
+    from methods3d import LayerUnit
+    from napari_xai.errors import ExplainError
+
+    layer, _, channel = text.rpartition(":")
+    if not layer or not channel.isdigit() or target is not None:
+        raise ExplainError(f"--unit is {text!r}: give a layer's name and a channel, as model.1:3, and no --target.")
+    return LayerUnit(layer, int(channel))
+
+
 def _windows(window: str | None, overlap: float) -> Any:
     from napari_xai.errors import ExplainError
 
@@ -206,29 +239,6 @@ def _windows(window: str | None, overlap: float) -> Any:
     )
 
 
-def _flags(cls: Any) -> Iterator[click.Option]:
-    """A method's fields as options."""
-    hints = get_type_hints(cls)
-    for f in fields(cls):
-        kind = hints[f.name]
-        if get_origin(kind) in (Union, UnionType):
-            kind = next(part for part in get_args(kind) if part is not type(None))
-        flag = f"--{f.name.replace('_', '-')}"
-        if kind is bool:
-            yield click.Option(
-                [f"{flag}/--no-{flag[2:]}", f.name], default=f.default, show_default=True, help=f.metadata["help"]
-            )
-            continue
-        of = click.Choice(get_args(kind)) if get_origin(kind) is Literal else kind
-        yield click.Option(
-            [flag, f.name],
-            type=of,
-            default=f.default,
-            show_default=f.default not in ("", None),
-            help=f.metadata["help"],
-        )
-
-
 def _result(record: dict[str, Any]) -> Table:
     """One explanation as a table."""
     table = Table(show_header=False)
@@ -241,6 +251,7 @@ def _result(record: dict[str, Any]) -> Table:
         "sum of relevance": f"{record['sum_on_model_grid']:.4g} (model grid), {record['sum_on_scan']:.4g} (scan)",
         "absorbed": ", ".join(f"{cause} {value:.3g}" for cause, value in record["absorbed"].items()),
         "gap": "" if record["gap"] is None else f"{record['gap']:.3g}",
+        "deletion and insertion": _measured(record.get("faithfulness")),
         "seconds": f"{record['seconds']:.1f}",
         "warnings": "; ".join(record["warnings"]),
     }
@@ -248,6 +259,18 @@ def _result(record: dict[str, Any]) -> Table:
         if value:
             table.add_row(name, _plain(value))
     return table
+
+
+def _measured(found: dict[str, Any] | None) -> str:
+    """Areas under the curves, beside those of random maps."""
+    if found is None:
+        return ""
+
+    def one(what: str) -> str:
+        control = found[f"{what}, random maps"]
+        return f"{what} {found[what]:.3f} (random {min(control):.3f} to {max(control):.3f})"
+
+    return f"{one('deletion')}, lower is better; {one('insertion')}, higher is better"
 
 
 # --- inspect ---
@@ -341,28 +364,31 @@ def composites(as_json: bool) -> None:
 
 @main.command()
 @click.option("--out", type=click.Path(path_type=Path), default=Path("demo_output"), show_default=True, help="Folder.")
+@click.option("--all", "every", is_flag=True, help="Every method, and the segmenter without windows, too.")
+@click.option("--quick", is_flag=True, help="On a crop, with the smallest budgets: shows that everything runs.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def demo(out: Path, as_json: bool) -> None:
-    """Explain the sample brain with both sample models and every method, and measure where the relevance lies."""
-    from napari_xai.demo import run
+def demo(out: Path, every: bool, quick: bool, as_json: bool) -> None:
+    """Explain the sample brain with the sample models and many methods, and measure where the relevance lies."""
+    from methods3d import methods as all_methods
+    from napari_xai.demo import SHOWN, run
 
     with _bar("demo") as progress:
-        rows = run(out, progress)
+        rows = run(out, progress, names=tuple(all_methods()) if every else SHOWN, dense=every, quick=quick)
     if as_json:
-        _print_json(rows)
+        _print_json([asdict(row) for row in rows])
         return
     table = Table(
         Column("model", no_wrap=True), Column("method", no_wrap=True), "seconds", "lesion share", "peak inside", "gap"
     )
-    for row in rows:
-        gap = "" if row["gap"] is None else f"{row['gap']:.2g}"
-        inside = "yes" if row["peak_in_lesion"] else "no"
-        name = row["model"].removeprefix("lesion_")
-        table.add_row(name, row["method"], f"{row['seconds']:.1f}", f"{row['concentration']:.0f} x", inside, gap)
+    for row in (row for row in rows if not row.refused):
+        gap = "" if row.gap is None else f"{row.gap:.2g}"
+        inside = "yes" if row.peak_in_lesion else "no"
+        table.add_row(row.model, row.method, f"{row.seconds:.1f}", f"{row.concentration:.0f} x", inside, gap)
     OUT.print(table)
     for row in rows:
-        for warning in row["warnings"]:
-            OUT.print(f"{row['model'].removeprefix('lesion_')}, {row['method']}: {_plain(warning)}")
+        for said in (*row.warnings, row.refused):
+            if said:
+                OUT.print(f"{row.model}, {row.method}: {_plain(said)}")
     OUT.print(
         "lesion share: share of positive relevance inside the lesion, over the lesion's share of the brain.\n"
         f"Written to {out}: for each model and method relevance.nii.gz, montage.png and provenance.json."

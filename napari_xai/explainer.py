@@ -6,18 +6,22 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from methods3d import Explainable, Method, ModelInfo, Progress, Target, TorchModel, WindowedModel, silent
+from methods3d import Explainable, Method, ModelInfo, Progress, Reference, Target, TorchModel, WindowedModel, silent
 from methods3d import method as method_named
+from methods3d.faithfulness import faithfulness
+from methods3d.references import resolved
 from napari_xai.errors import ExplainError
 from napari_xai.explanation import Explanation, Prediction
 from napari_xai.question import Answerable, Question, predicted_labels, probabilities
+from napari_xai.resuming import resumable
 from napari_xai.scan_space import ModelSpace, WayBack
-from xai_io import LoadedModel, Volume, WindowSettings, load_model, read_volume
+from xai_io import LoadedModel, Volume, WindowSettings, XaiIOError, load_model, read_volume
 
 __all__ = ["Asked", "Explainer", "ModelLike", "ScanLike"]
 
@@ -34,6 +38,7 @@ class Explainer:
     windows: WindowSettings | None
     output: Any = None
     autocast: torch.dtype | None = None
+    memory: int | str | None = None
 
     @classmethod
     def of(
@@ -44,6 +49,7 @@ class Explainer:
         windows: WindowSettings | Literal["model"] | None = "model",
         output: Any = None,
         autocast: torch.dtype | None = None,
+        memory: int | str | None = None,
         trust: bool = False,
     ) -> "Explainer":
         """Load a model and bring it to its device; parameters as in `napari_xai.explain`."""
@@ -55,7 +61,7 @@ class Explainer:
         present = next((p.device for p in loaded.network.parameters()), chosen)
         # A copy where it has to move: the caller's network stays where it is.
         network = loaded.network if present == chosen else copy.deepcopy(loaded.network).to(chosen)
-        return cls(loaded, network, loaded.windows if windows == "model" else windows, output, autocast)
+        return cls(loaded, network, loaded.windows if windows == "model" else windows, output, autocast, memory)
 
     def explain(
         self,
@@ -66,14 +72,24 @@ class Explainer:
         against: int | str | None = None,
         region: ScanLike | None = None,
         way_back: WayBack = "interpolate",
+        measure: bool = False,
+        checkpoint: str | os.PathLike[str] | None = None,
         progress: Progress = silent,
     ) -> Explanation:
         """Explain one scan; parameters as in `napari_xai.explain`."""
         method = method_named(method)() if isinstance(method, str) else method
         asked = self.ask(scan, target=target, against=against, region=region, progress=progress)
-        space = asked.space
+        space, goal = asked.space, asked.question.target
+        method = resolved(method, partial(self._placed, space=space))
         with _memory_said():
-            attribution = method(asked.model, space.x, asked.question.target, progress=progress)
+            if checkpoint is None:
+                attribution = method(asked.model, space.x, goal, progress=progress)
+            else:
+                with resumable(checkpoint, asked.model, method, space.x, goal) as model:
+                    attribution = method(model, space.x, goal, progress=progress)
+            measured = (
+                faithfulness(asked.model, space.x, goal, attribution.values, progress=progress) if measure else None
+            )
         relevance = space.back(attribution.values[0], extensive=attribution.extensive, way=way_back)
         return Explanation(
             scan=space.scan,
@@ -84,6 +100,7 @@ class Explainer:
             model=self.loaded,
             grid=space.grid,
             way_back=way_back,
+            faithfulness=measured,
         )
 
     def ask(
@@ -97,7 +114,7 @@ class Explainer:
     ) -> "Asked":
         """Run the model on one scan and bind the question on what it predicts; parameters as in `explain`."""
         volume = self.read(scan)
-        mask = None if region is None else _mask(region, volume)
+        mask = None if region is None else _on_grid_of(volume, region, "region")
         space = ModelSpace.of(volume, self.loaded.preprocessing)
         model = self.on(space)
         with _memory_said():
@@ -123,6 +140,17 @@ class Explainer:
             )
         return volume
 
+    def _placed(self, reference: Reference, space: ModelSpace) -> Tensor:
+        """A volume that a method's settings name, on the model's grid."""
+        source = reference.source
+        try:
+            if reference.kind == "scan":
+                return space.beside(ModelSpace.of(self.read(source), self.loaded.preprocessing))
+            there = space.label_map(_on_grid_of(space.scan, source, reference.kind))
+        except XaiIOError as error:
+            raise ExplainError(f"A volume of the method's settings cannot be read: {error}") from error
+        return there != 0 if reference.kind == "mask" else there
+
     def on(self, space: ModelSpace) -> Explainable:
         """The model as the methods want to see it, with what is known of this scan's grid."""
         info = ModelInfo(
@@ -132,7 +160,7 @@ class Explainer:
             classes=self.loaded.classes,
             model_hash=self.loaded.hash,
         )
-        dense = TorchModel(self.network, output=self.output, autocast=self.autocast, info=info)
+        dense = TorchModel(self.network, output=self.output, autocast=self.autocast, memory=self.memory, info=info)
         if self.windows is None:
             return dense
         w = self.windows
@@ -171,14 +199,15 @@ class Asked(NamedTuple):
     question: Answerable
 
 
-def _mask(region: ScanLike, scan: Volume) -> Volume:
-    """A mask on the scan's own grid."""
-    mask = region if isinstance(region, Volume) else read_volume(region)
-    if mask.shape != scan.shape or abs(mask.affine - scan.affine).max() > 1e-3:
+def _on_grid_of(scan: Volume, given: ScanLike, what: str) -> Volume:
+    """A mask or label map on the scan's own grid."""
+    found = given if isinstance(given, Volume) else read_volume(given)
+    if found.shape != scan.shape or abs(found.affine - scan.affine).max() > 1e-3:
         raise ExplainError(
-            f"The region lies on another grid ({mask.shape}) than the scan ({scan.shape}): paint it on the scan itself."
+            f"The {what} lies on another grid ({found.shape}) than the scan ({scan.shape}): "
+            "paint it on the scan itself."
         )
-    return mask
+    return found
 
 
 def _device(wish: str) -> torch.device:
@@ -209,5 +238,5 @@ def _memory_said() -> Iterator[None]:
         yield
     except torch.OutOfMemoryError as error:
         raise ExplainError(
-            "The device ran out of memory: use smaller windows or a smaller batch, autocast, or device='cpu'."
+            "The device ran out of memory for one volume at a time: use smaller windows, autocast, or device='cpu'."
         ) from error

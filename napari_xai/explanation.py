@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from methods3d import Attribution
+from methods3d.faithfulness import Faithfulness
 from napari_xai.layers import LayerData, label_layer, relevance_layers, scan_layers
 from napari_xai.scan_space import WayBack
 from xai_io import ExportError, LoadedModel, Volume, write_json, write_montage, write_nifti
@@ -46,6 +47,7 @@ class Explanation:
     model : the model that was asked.
     grid : the model's grid.
     way_back : how the map came back to the scan.
+    faithfulness : deletion and insertion curves, if they were asked for.
     """
 
     scan: Volume
@@ -56,6 +58,7 @@ class Explanation:
     model: LoadedModel = field(repr=False)
     grid: Volume = field(repr=False)
     way_back: WayBack
+    faithfulness: Faithfulness | None = None
 
     @property
     def record(self) -> dict[str, Any]:
@@ -92,6 +95,7 @@ class Explanation:
             "dtype": made.dtype,
             "seconds": round(made.seconds, 3),
             "peak_memory_bytes": made.peak_memory,
+            **({} if self.faithfulness is None else {"faithfulness": self.faithfulness.record}),
         }
 
     def save(self, folder: str | os.PathLike[str], *, overwrite: bool = False) -> dict[str, Path]:

@@ -1,12 +1,12 @@
 """The user's question in the library's terms: which class, why rather than which other, over which region."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from methods3d import ClassMargin, ClassScore, PredictedRegion, RegionScore, Target, TargetError
+from methods3d import ClassMargin, ClassScore, LayerUnit, PredictedRegion, RegionScore, Target, TargetError
 
 __all__ = ["Answerable", "Question", "predicted_labels", "probabilities"]
 
@@ -45,6 +45,9 @@ class Question:
         ------
         TargetError : a class does not exist, nothing is predicted as it, or region and output do not fit.
         """
+        if isinstance(self.target, LayerUnit):
+            asked = self.target if self.region is None else replace(self.target, mask=self.region)
+            return Answerable(asked, str(asked))
         if self.target is not None and not isinstance(self.target, int | str):
             return Answerable(self.target.bind(output), type(self.target).__name__)
         return self._of_class(output) if output.ndim == 2 else self._of_region(output)

@@ -100,6 +100,27 @@ class ModelSpace:
             )
         return seen
 
+    def label_map(self, painted: Volume) -> Tensor:
+        """A label map painted on the scan, on the model's grid: (i, j, k) whole numbers, by nearest neighbour.
+
+        Raises
+        ------
+        ExplainError : it has several channels.
+        """
+        if painted.channels != 1:
+            raise ExplainError(f"The label map has {painted.channels} channels: give one with one.")
+        whole = painted.with_data(np.rint(painted.data).astype(np.int32))
+        return torch.as_tensor(resampled_to(whole, self.grid, mode="nearest").data[0]).long()
+
+    def beside(self, other: "ModelSpace") -> Tensor:
+        """Another scan's values (c, i, j, k) on this one's model grid, by where they lie; air where there are none."""
+        there = Volume(other.x[0].numpy(), other.grid.affine)
+        if there.shape == self.grid.shape and np.allclose(there.affine, self.grid.affine, atol=1e-3):
+            return other.x[0]
+        inside = resampled_to(there.with_data(np.ones((1, *there.shape), np.float32)), self.grid, mode="linear").data
+        found = resampled_to(there, self.grid, mode="linear").data
+        return torch.as_tensor(np.where(inside > 0.5, found, np.float32(other.air)))
+
     def labels(self, labels: Tensor) -> Volume:
         """A label map (i, j, k) of the model's grid, on the scan's grid, by nearest neighbour."""
         there = self._on_grid(labels[None].to(torch.int16).numpy())

@@ -1,5 +1,6 @@
 """Disk and values: scans, models and results, read and written without inventing anything."""
 
+from ._files import written_aside
 from ._pipeline import WindowSettings
 from .display import Display, display_for, display_range
 from .errors import DecoderMissing, ExportError, GeometryError, ModelError, ScanError, UntrustedModel, XaiIOError
@@ -33,4 +34,5 @@ __all__ = [
     "write_json",
     "write_montage",
     "write_nifti",
+    "written_aside",
 ]

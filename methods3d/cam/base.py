@@ -160,7 +160,10 @@ class ChannelCAM(ActivationMap):
 
 
 class ElementCAM(ActivationMap):
-    """A layer's channels, weighted at every place by itself: no weights are gathered first, one pass is enough."""
+    """A layer's channels, weighted at every place by itself: no weights are gathered first, one pass is enough.
+
+    Gradients of the stitched score are as large as a window's share in it, so that windows are added up.
+    """
 
     relu: bool
 
@@ -179,7 +182,7 @@ class ElementCAM(ActivationMap):
                 same.see(cam, tap.output)
                 yield tap.sample, tap.box, cam.relu() if self.relu else cam
 
-        values = model.blend(parts(), x)
+        values = model.blend(parts(), x, shares=True)
         return LayerMap(values, sweep.scores, same.warnings(layer, torch.ones(1)))
 
     def _work(self, model: Explainable, x: Volume5d) -> int:

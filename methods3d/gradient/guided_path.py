@@ -74,6 +74,8 @@ class GuidedIG(OneByOne):
                 return place  # the corridor ends here
             share = min((left - wanted) / gained, 1.0)
             place = torch.where(some, torch.lerp(place, last, share), place)
+            if share < 1:
+                return place  # a part of the way was enough
 
     def cost(self, model: Explainable, shape: tuple[int, int, int]) -> Cost:
         """One forward and backward a step, and the two ends of the path."""
@@ -82,8 +84,8 @@ class GuidedIG(OneByOne):
 
 
 def _lowest(values: Tensor, fraction: float) -> Tensor:
-    """The value below which the fraction lies, of what is finite."""
+    """The value at or below which this fraction of all voxels lies, or all that are finite."""
     finite = values[torch.isfinite(values)]
     if not finite.numel():
         return values.new_tensor(-torch.inf)
-    return finite.kthvalue(max(1, round(fraction * finite.numel()))).values
+    return finite.kthvalue(min(finite.numel(), max(1, round(fraction * values.numel())))).values

@@ -45,7 +45,10 @@ class InternalInfluence(OneByOne):
                 assert tap.gradient is not None  # a target was given
                 _add(mean, key, tap, tap.gradient / self.steps)
         return Relevance(
-            model.blend(_summed(mean), x), score, extensive=False, chosen={"layer": layer, **_strongest(mean)}
+            model.blend(_summed(mean), x, shares=True),
+            score,
+            extensive=False,
+            chosen={"layer": layer, **_strongest(mean)},
         )
 
     def cost(self, model: Explainable, shape: tuple[int, int, int]) -> Cost:
@@ -119,6 +122,6 @@ def _summed(cells: Cells) -> Iterator[tuple[int, Box, Tensor]]:
 
 
 def _strongest(cells: Cells) -> dict[str, list[int]]:
-    """The channels whose sums are largest, over all windows."""
+    """The channels whose sums over all windows are largest in magnitude."""
     total = sum((part.sum((0, 2, 3, 4)) for _, part in cells.values()), torch.zeros(())).abs()
     return {"strongest channels": total.topk(min(STRONGEST, len(total))).indices.tolist()}

@@ -12,7 +12,6 @@ __all__ = ["Gathered", "Line", "Path", "gathered_along"]
 
 FINER = 8  # points of a piece that the path was split into
 MOST = 12  # times as many points as asked for, at which splitting ends
-FINEST = 1 / 64  # of the gap that is allowed, for a piece however short: with half of it by length, never more than all
 
 
 class Path(Protocol):
@@ -84,7 +83,7 @@ def gathered_along(
     tolerance : of the change in score, that the whole gap may be; 0 leaves it at one piece.
     """
     base = model.scores(path.point(0.0), target)
-    allowed = tolerance * float((score - base).abs())
+    allowed, most = tolerance * float((score - base).abs()), MOST * points
     pieces = [_Piece(0.0, 1.0, base, score)]
     values: Volume5d | None = None
     used = 0
@@ -107,7 +106,8 @@ def gathered_along(
         assert part is not None  # there is at least one point
         gap = float((piece.last - piece.first - part.sum()).abs())
         middle = piece.start + length / 2
-        if allowed and gap > allowed * (length / 2 + FINEST) and used + 2 * FINER <= MOST * points:
+        # Half of what is allowed goes by length, and half to pieces alike: all together never have more.
+        if allowed and gap > allowed * (length + FINER / most) / 2 and used + FINER * (len(pieces) + 2) <= most:
             between = model.scores(path.point(middle), target)
             pieces += [
                 _Piece(middle, piece.stop, between, piece.last),

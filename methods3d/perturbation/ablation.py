@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import torch
 
-from methods3d.baselines import FILLINGS, BaselineLike, filling
+from methods3d.baselines import FILLINGS, BaselineLike, filler_of, filling
 from methods3d.features import FEATURES, FeaturesLike, Presence, features
 from methods3d.meter import Meter
 from methods3d.method import OneByOne, Relevance, setting
@@ -34,7 +34,7 @@ class Ablation(OneByOne):
 
     def explain(self, model: Explainable, x: Volume5d, target: Target, score: Scores, progress: Progress) -> Relevance:
         """T(x) - T(x without the feature)."""
-        presence = Presence(x, model.info, features(self.features), filling(self.fill))
+        presence = Presence(x, model.info, features(self.features), filler_of(model, x, self.fill))
         meter = Meter(progress, presence.count)
         drops = torch.zeros(presence.count, dtype=score.dtype, device=score.device)
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from methods3d.baselines import FILLINGS, BaselineLike, filling
+from methods3d.baselines import FILLINGS, BaselineLike, filler_of, filling
 from methods3d.edits import edited_volume
 from methods3d.features import FEATURES, FeaturesLike, Presence, features
 from methods3d.meter import Meter
@@ -28,7 +28,7 @@ class _Coalitions(OneByOne):
 
     def explain(self, model: Explainable, x: Volume5d, target: Target, score: Scores, progress: Progress) -> Relevance:
         """Each feature's value, over its voxels."""
-        presence = Presence(x, model.info, features(self.features), filling(self.fill))
+        presence = Presence(x, model.info, features(self.features), filler_of(model, x, self.fill))
         rows = self.coalitions(presence.count)
         meter = Meter(progress, len(rows))
         base = model.scores(edited_volume(x, presence.edit(torch.zeros(presence.count))), target)

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from methods3d.baselines import FILLINGS, BaselineLike, filling
+from methods3d.baselines import FILLINGS, BaselineLike, filler_of, filling
 from methods3d.errors import ParameterError
 from methods3d.meter import Meter
 from methods3d.method import OneByOne, Relevance, setting
@@ -54,7 +54,7 @@ class Occlusion(OneByOne):
         planned = self._planned(levels)
         covers = [_cover(boxes, x[0, 0]) for boxes in levels]
         values = torch.zeros_like(x)
-        fill = filling(self.fill).boxes(x, model.info)
+        fill = filler_of(model, x, self.fill).boxes(x, model.info)
         meter = Meter(progress, sum(planned) * x.shape[1])
         for c in range(x.shape[1]):
             channel, later = slice(c, c + 1), sum(planned) * (x.shape[1] - c - 1)

@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from methods3d.baselines import FILLINGS, BaselineLike, filling
+from methods3d.baselines import FILLINGS, BaselineLike, filler_of, filling
 from methods3d.features import FEATURES, FeaturesLike, Presence, features
 from methods3d.meter import Meter
 from methods3d.method import OneByOne, Relevance, setting
@@ -36,7 +36,7 @@ class Sobol(OneByOne):
 
     def explain(self, model: Explainable, x: Volume5d, target: Target, score: Scores, progress: Progress) -> Relevance:
         """S_f = mean of (T(A) - T(A with f's amounts from B))^2 / (2 Var T)."""
-        presence = Presence(x, model.info, features(self.features), filling(self.fill))
+        presence = Presence(x, model.info, features(self.features), filler_of(model, x, self.fill))
         n, count = self.samples, presence.count
         a, b = self.designs(count)
         rows = [*a, *b]
@@ -86,7 +86,7 @@ class HSIC(OneByOne):
 
         H takes means away, so that of K only 2 z z' is left: with centred z the trace is 2 z^T L z.
         """
-        presence = Presence(x, model.info, features(self.features), filling(self.fill))
+        presence = Presence(x, model.info, features(self.features), filler_of(model, x, self.fill))
         rows = self.selections(presence.count)
 
         def dependence(scores: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import methods3d
 from napari_xai.layers import scan_layers
 from napari_xai.samples import sample
 from xai_io import Volume, read_volume, write_nifti
@@ -192,7 +193,7 @@ def test_a_region_of_a_segmentation_is_explained(viewer, panel, qtbot, segmenter
 def test_a_run_is_cancelled_and_never_holds_up_the_window(viewer, panel, qtbot):
     viewer.open_sample("napari-xai", "brain_lesion")
     load(panel, qtbot, sample("bundles/lesion_classifier"))
-    choose(panel, "occlusion", size=6.0, stride=3.0, batch=2)
+    choose(panel, "occlusion", size=6.0, stride=3.0)
     qtbot.mouseClick(panel.run_button, Qt.MouseButton.LeftButton)
     qtbot.waitUntil(lambda: panel.progress.maximum() > 1000 and panel.progress.value() > 0, timeout=30_000)
     late = min(_latest(viewer, qtbot) for _ in range(3))  # the best: other programs may hold up the machine
@@ -213,7 +214,7 @@ def test_a_run_is_cancelled_and_never_holds_up_the_window(viewer, panel, qtbot):
 def test_the_activity_dock_cancels_too(viewer, panel, qtbot, classifier, scan):
     viewer.add_layer(small(scan)[0])
     load(panel, qtbot, classifier)
-    choose(panel, "occlusion", size=6.0, stride=2.0, batch=1)
+    choose(panel, "occlusion", size=6.0, stride=2.0)
     qtbot.mouseClick(panel.run_button, Qt.MouseButton.LeftButton)
     qtbot.waitUntil(lambda: panel.progress.value() > 0, timeout=30_000)
     panel._task._activity.cancel()  # what its button does
@@ -225,7 +226,7 @@ def test_the_activity_dock_cancels_too(viewer, panel, qtbot, classifier, scan):
 def test_closing_the_window_ends_the_run(viewer, panel, qtbot, classifier, scan):
     viewer.add_layer(small(scan)[0])
     load(panel, qtbot, classifier)
-    choose(panel, "occlusion", size=6.0, stride=1.0, batch=1)
+    choose(panel, "occlusion", size=6.0, stride=1.0)
     qtbot.mouseClick(panel.run_button, Qt.MouseButton.LeftButton)
     qtbot.waitUntil(lambda: panel.progress.value() > 0, timeout=30_000)
     worker = panel._task._worker
@@ -238,7 +239,7 @@ def test_closing_the_window_ends_the_run(viewer, panel, qtbot, classifier, scan)
 def test_closing_the_dock_ends_the_run(viewer, panel, qtbot, classifier, scan):
     viewer.add_layer(small(scan)[0])
     load(panel, qtbot, classifier)
-    choose(panel, "occlusion", size=6.0, stride=1.0, batch=1)
+    choose(panel, "occlusion", size=6.0, stride=1.0)
     qtbot.mouseClick(panel.run_button, Qt.MouseButton.LeftButton)
     qtbot.waitUntil(lambda: panel.progress.value() > 0, timeout=30_000)
     viewer.window.remove_dock_widget(panel.parent())
@@ -307,11 +308,36 @@ def test_every_method_has_a_form_that_gives_back_its_defaults(viewer, panel):
 
     for name, kind in methods().items():
         choose(panel, name)
-        assert panel.findChildren(type(panel.form)) == [panel.form]  # none shines through
+        forms = [one for one in panel.findChildren(type(panel.form)) if one.parent() is panel._form_place]
+        assert forms == [panel.form]  # none shines through
         assert kind(**panel.form.values) == kind()
     choose(panel, "occlusion", fill=0.5, unit="voxel")
-    assert panel.form.values["fill"] == 0.5
+    assert panel.form.values["fill"] == "0.5"
     assert panel.form.values["unit"] == "voxel"
+
+
+def test_a_method_made_of_another_and_a_label_map_from_the_viewer(viewer, panel, qtbot, segmenter, scan):
+    viewer.add_layer(small(scan)[0])
+    load(panel, qtbot, segmenter)
+    panel.paint()
+    labels = viewer.layers[-1]
+    labels.name = "organs"
+    labels.data[np.asarray(viewer.layers[0].data) > 90] = labels.selected_label = 3
+    choose(panel, "smoothgrad", samples=2, of=methods3d.InputXGradient())
+    run(panel, qtbot)
+    choose(panel, "ablation", features="labels:organs", fill="inpaint")
+    run(panel, qtbot)
+    choose(panel, "integrated-gradients", steps=2, baseline="inpaint:organs")
+    run(panel, qtbot)
+    assert said("error") == []
+    smooth, ablated, integrated = (x.metadata["napari_xai"]["provenance"]["parameters"] for x in relevance(viewer))
+    assert smooth["of"] == {"method": "input-x-gradient"}
+    assert ablated["count"] == 1
+    assert "sha256" in ablated["features"]
+    assert integrated["baseline"].startswith("inpaint in mask(")
+    panel.form.set(baseline="inpaint:nowhere")
+    run(panel, qtbot)
+    assert "nowhere does not exist" in said("error")[-1]
 
 
 def test_saving_from_the_viewer(viewer, scan, tmp_path):
