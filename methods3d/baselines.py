@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -37,6 +38,7 @@ __all__ = [
     "digest",
     "filler_of",
     "filling",
+    "written",
 ]
 
 SHELL = 3.0  # mm around a hole whose tissue stands for what is next to it
@@ -88,7 +90,7 @@ class Constant(Baseline):
 
     def __str__(self) -> str:
         """The value."""
-        return f"{self.value:g}"
+        return written(self.value)
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,7 @@ class Blur(Baseline):
 
     def __str__(self) -> str:
         """With its width."""
-        return f"blur({self.sigma:g})"
+        return f"blur({written(self.sigma)})"
 
 
 @dataclass(frozen=True, eq=False)
@@ -209,7 +211,7 @@ class Inpaint(Baseline):
 
 @dataclass(frozen=True)
 class Neighbours(Inpaint):
-    """A hole filled with the mean of the tissue next to it, within 3 mm."""
+    """A hole filled with the mean of the tissue next to it, within 3 mm (of all that is there, if there is but air)."""
 
     name: ClassVar[str] = "neighbours"
 
@@ -225,7 +227,11 @@ class Neighbours(Inpaint):
                 size[axis] = 2 * r + 1
                 grown = torch.nn.functional.max_pool3d(grown, size, 1, [n // 2 for n in size])
             shell = (grown[0, 0] > 0) & ~mask
-            mean = (x * shell).flatten(2).sum(2) / shell.sum().clamp(min=1)
+            if not bool(shell.any()):
+                return x
+            tissue = shell & (x != info.air)
+            shell = torch.where(tissue.flatten(2).any(2)[:, :, None, None, None], tissue, shell)
+            mean = (x * shell).flatten(2).sum(2) / shell.flatten(2).sum(2)
             return torch.where(mask, mean[:, :, None, None, None], x)
 
         return fill
@@ -334,6 +340,11 @@ def baselines(given: BaselineLike | tuple[BaselineLike, ...]) -> tuple[Baseline,
         if not given:
             raise ParameterError("The set of baselines is empty: name at least one, such as 'tissue'.")
     return tuple(baseline(one) for one in given) if isinstance(given, tuple) else (baseline(given),)
+
+
+def written(value: float) -> str:
+    """A number with all its digits, without an exponent: as it can be read again."""
+    return np.format_float_positional(value, trim="-")
 
 
 def digest(content: Any) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from methods3d.baselines import Baseline, digest
+from methods3d.baselines import Baseline, digest, written
 from methods3d.errors import ParameterError
 from methods3d.types import Box, Edit, ModelInfo, Reference, Volume5d
 
@@ -79,7 +79,7 @@ class Cells(Features):
 
     def __str__(self) -> str:
         """With their edge."""
-        return f"{self.name}({self.edge:g})"
+        return f"{self.name}({written(self.edge)})"
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,8 @@ def supervoxels(x: Volume5d, count: int, info: ModelInfo) -> Tensor:
     """SLIC supervoxels of the one sample x: (1, i, j, k), about `count` of them, from 1 on; air is 0.
 
     Spacing is heeded. A voxel as unlike a supervoxel's mean as a twentieth of the tissue's intensity range counts
-    like one that is a supervoxel's diameter away.
+    like one that is a supervoxel's diameter away. Where neighbours are as unlike as that, as in noise, supervoxels
+    are merged until they hang together, and there are fewer.
     """
     from skimage.segmentation import slic
 
@@ -172,13 +173,16 @@ def supervoxels(x: Volume5d, count: int, info: ModelInfo) -> Tensor:
     tissue = ((x - info.air).abs() > scale / 20).any(1)[0].cpu().numpy()
     if not tissue.any():
         tissue = np.ones_like(tissue)
+    if count == 1:
+        return torch.as_tensor(tissue, dtype=torch.long, device=x.device)[None]
+    spacing = np.array(info.spacing or (1.0, 1.0, 1.0))
     image = ((x - low[:, :, None, None, None]) / scale)[0].movedim(0, -1).double().cpu().numpy()
     labels = slic(
         image,
         n_segments=count,
         compactness=COMPACT,
-        spacing=info.spacing or (1.0, 1.0, 1.0),
-        mask=None if tissue.all() else tissue,
+        spacing=tuple(spacing / np.prod(spacing) ** (1 / 3)),  # its steps are in voxels
+        mask=tissue,  # without one its seeds would lie on a lattice of voxels, whatever the spacing
         channel_axis=-1,
         convert2lab=False,
         start_label=1,

@@ -1,7 +1,7 @@
 """A network run with care: in evaluation mode, where its parameters are, and left exactly as found."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any, NamedTuple, TypeAlias
 
@@ -52,12 +52,16 @@ class Runner:
     @property
     def device(self) -> torch.device:
         """Where the network's parameters are."""
-        return next((p.device for p in self.net.parameters()), torch.device("cpu"))
+        return next((own.device for own in self._own()), torch.device("cpu"))
 
     @property
     def dtype(self) -> torch.dtype:
         """The network's floating-point type."""
-        return next((p.dtype for p in self.net.parameters() if p.is_floating_point()), torch.float32)
+        return next((own.dtype for own in self._own() if own.is_floating_point()), torch.float32)
+
+    def _own(self) -> Iterator[Tensor]:
+        yield from self.net.parameters()
+        yield from self.net.buffers()
 
     def forward(self, x: Volume5d) -> Output:
         """The chosen output on the network's device, without a graph.
@@ -177,7 +181,9 @@ class Runner:
             def hook(module: nn.Module, args: Any, out: Any) -> None:
                 runs[name] += 1
                 if isinstance(out, Tensor) and out.ndim == 5:
-                    found[name] = Layer(name, out.shape[1], (out.shape[2], out.shape[3], out.shape[4]))
+                    i, j, k = out.shape[2:]
+                    scale = (x.shape[2] / i, x.shape[3] / j, x.shape[4] / k)
+                    found[name] = Layer(name, out.shape[1], (i, j, k), scale)
 
             return hook
 
@@ -232,7 +238,7 @@ class Runner:
         """Compare a sample's output alone with that in a batch, once."""
         if len(x) == 1:
             return
-        if self._mixing is None:
+        if self._mixing is None and bool((x != x[:1]).any()):  # samples that are alike cannot tell
             with torch.no_grad():
                 alone = self.run(self.placed(x[:1]))[0]
             rough = alone.device.type != "cpu" or self.autocast is not None

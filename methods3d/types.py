@@ -139,6 +139,7 @@ class Tap:
     output : (1, k, *spatial) what the network puts out there; None without a target.
     region : (i, j, k) the window's voxels whose output the score reads; None without a target, or where
         the output is no volume.
+    share : (i, j, k) what the window has in the stitched prediction of its voxels; None: all.
     """
 
     sample: int
@@ -147,6 +148,7 @@ class Tap:
     gradient: Tensor | None
     output: Output | None
     region: Mask | None
+    share: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,11 +198,18 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """A module of the network that puts out a volume: name, order of completion and shape."""
+    """A module of the network that puts out a volume.
+
+    Attributes
+    ----------
+    name, channels, shape : of what it puts out, for one window.
+    scale : voxels of the input that a cell spans along each axis.
+    """
 
     name: str
     channels: int
     shape: tuple[int, int, int]
+    scale: tuple[float, float, float]
 
 
 class Progress(Protocol):

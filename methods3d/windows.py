@@ -13,6 +13,7 @@ gradient is held.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import copy
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import torch
@@ -265,7 +266,7 @@ class WindowedModel:
             for group, taps in self._batches.over(pairs, work, ("tap", layer, seeds is None)):
                 if seeds is not None and seeds.lazy:
                     seeds.add_scores(torch.cat([tap.output for tap in taps if tap.output is not None]), group)
-                yield from taps
+                yield from (replace(tap, share=grid.share(tap.box)) for tap in taps)
 
         return Taps(windows(), lambda: torch.empty(0) if seeds is None else seeds.scores.to(x.device))
 

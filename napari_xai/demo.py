@@ -14,7 +14,7 @@ from napari_xai.localisation import concentration, peak
 from napari_xai.samples import sample
 from xai_io import Volume, read_volume
 
-__all__ = ["SHOWN", "Row", "run"]
+__all__ = ["SHOWN", "Row", "quick_method", "run"]
 
 SHOWN = (
     *("saliency", "input-x-gradient", "integrated-gradients", "deeplift", "guided-backprop", "fullgrad"),
@@ -39,7 +39,7 @@ QUICK: dict[str, Any] = {
     "tolerance": 0.0,
     "resolution": 16,
 }
-CROP = 48  # voxels along each axis
+CROP = 56  # voxels along each axis: eight of the segmenter's windows
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def run(
         name: Explainer.of(sample(f"bundles/{MODELS[name][0]}"), windows=MODELS[name][1])  # type: ignore[arg-type]
         for name in models
     }
-    jobs = [(model, _method(name, quick=quick)) for model in models for name in names]
+    jobs = [(model, quick_method(name) if quick else methods()[name]()) for model in models for name in names]
     rows = []
     for n, (model, method) in enumerate(jobs):
         progress(n, len(jobs))
@@ -116,11 +116,9 @@ def run(
     return rows
 
 
-def _method(name: str, *, quick: bool) -> Method:
-    """At its own settings, or with the smallest budgets."""
+def quick_method(name: str) -> Method:
+    """A method with the smallest budgets."""
     cls = methods()[name]
-    if not quick:
-        return cls()
     small = {f.name: QUICK[f.name] for f in fields(cls) if f.name in QUICK}
     if "of" in {f.name for f in fields(cls)}:
         small["of"] = methods()["input-x-gradient"]()

@@ -31,14 +31,19 @@ class ActivationMap(Method):
     """A map read from a layer; of several, each is divided by its largest magnitude, and their mean taken."""
 
     layer: str
+    compares = True  # whether the map is compared with the prediction while it is made
 
     def attribute(self, model: Explainable, x: Volume5d, target: Target, progress: Progress) -> Relevance:
         """Sample by sample, layer by layer."""
         layers = chosen_layers(model, x, self.layer)
 
+        def mapped(one: Volume5d, its_target: Target, layer: str, meter: Meter) -> LayerMap:
+            found = self._map(model, one, its_target, layer, meter)
+            return found if self.compares else _compared(model, one, layer, found)
+
         def explained(one: Volume5d, its_target: Target, its_progress: Progress) -> Relevance:
             meter = Meter(its_progress, len(layers) * self._work(model, one))
-            maps = [self._map(model, one, its_target, layer, meter) for layer in layers]
+            maps = [mapped(one, its_target, layer, meter) for layer in layers]
             values = maps[0].values
             if len(maps) > 1:
                 values = sum((_scaled(m.values) for m in maps), torch.zeros_like(values)) / len(maps)
@@ -71,11 +76,12 @@ class Resemblance:
         self._products: Tensor | None = None  # of a one, the maps and the output's channels, summed over all places
         self._maps = 0
 
-    def see(self, maps: Tensor, output: Tensor | None) -> None:
-        """Take in one window's maps (1, c, i', j', k'), if the network's output there is known and as fine."""
+    def see(self, maps: Tensor, output: Tensor | None, where: Tensor | None = None) -> None:
+        """Take in one window's maps (1, c, i', j', k') where a mask is True, if the output is known and as fine."""
         if output is None or output.ndim != 5 or output.shape[2:] != maps.shape[2:]:
             return
         rows = torch.cat([torch.ones_like(maps[:, :1]), maps, output.to(maps)], 1)[0].flatten(1).double()
+        rows = rows if where is None else rows[:, where.flatten().to(rows.device)]
         products = rows @ rows.T
         self._products = products if self._products is None else self._products + products
         self._maps = maps.shape[1]
@@ -84,8 +90,8 @@ class Resemblance:
         """What there is to say of the maps' sum with these weights (c,)."""
         if self._products is None:
             return ()
-        mean = self._products[0] / self._products[0, 0]
-        covariance = (self._products / self._products[0, 0] - mean[:, None] * mean)[1:, 1:]
+        mean = self._products[0] / self._products[0, 0].clamp(min=1)
+        covariance = (self._products / self._products[0, 0].clamp(min=1) - mean[:, None] * mean)[1:, 1:]
         n, w = self._maps, weights.to(covariance)
         size = (w @ covariance[:n, :n] @ w * covariance.diagonal()[n:]).clamp(min=0).sqrt()
         if bool(((w @ covariance[:n, n:]).abs() > SAME * size.clamp(min=torch.finfo(size.dtype).tiny)).any()):
@@ -179,7 +185,8 @@ class ElementCAM(ActivationMap):
             for tap in sweep.taps(target):
                 assert tap.gradient is not None  # a target was given
                 cam = self._weighted(tap.activation, tap.gradient).sum(1, keepdim=True)
-                same.see(cam, tap.output)
+                read = tap.output if tap.output is None or tap.share is None else tap.output * tap.share.to(tap.output)
+                same.see(cam, read, tap.region)  # beyond what the score reads there is no gradient
                 yield tap.sample, tap.box, cam.relu() if self.relu else cam
 
         values = model.blend(parts(), x, shares=True)
@@ -193,6 +200,15 @@ class ElementCAM(ActivationMap):
         """Forward, and backward down to the layer."""
         n, layers = model.passes(shape), 1 + self.layer.count(",")
         return Cost(forward=layers * n, backward=layers * n)
+
+
+def _compared(model: Explainable, x: Volume5d, layer: str, found: LayerMap) -> LayerMap:
+    """With a warning where the map is the prediction; that is run once more, if the layer is as fine."""
+    if {one.name: one.scale for one in model.layers(x)}.get(layer) != (1.0, 1.0, 1.0):
+        return found
+    y, same = model.output(x), Resemblance()
+    same.see(found.values, torch.cat([y, y.relu(), (-y).relu()], 1))
+    return found._replace(warnings=(*found.warnings, *same.warnings(layer, torch.ones(1))))
 
 
 def shape_of(x: Volume5d) -> tuple[int, int, int]:

@@ -79,8 +79,13 @@ class CAM(ChannelCAM):
 
     def _weights(self, sweep: Sweep, target: Target) -> tuple[Tensor, Scores, tuple[str, ...]]:
         """w_c = dT / d(mean of A_c)."""
-        (tap,) = (*sweep.taps(target),) if sweep.model.passes(shape_of(sweep.x)) == 1 else (None,)
-        if tap is None or tap.gradient is None or not _level(tap.gradient):
+        if sweep.model.passes(shape_of(sweep.x)) > 1:
+            raise LayerError(
+                "cam: a score over several windows is no weighted mean over one layer: run the scan without windows, "
+                "or use grad-cam."
+            )
+        (tap,) = sweep.taps(target)
+        if tap.gradient is None or not _level(tap.gradient):
             raise LayerError(
                 f"cam: the score is no weighted mean over {sweep.layer!r}, as it is where a layer is pooled and read "
                 "by a linear head: choose the layer before the pooling of such a network, or use grad-cam."

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from methods3d.errors import LayerError
 from methods3d.types import Explainable, Layer, ModelInfo, Volume5d
 
-__all__ = ["LAYER", "chosen_layer", "chosen_layers"]
+__all__ = ["LAYER", "body", "chosen_layer", "chosen_layers"]
 
 LAYER = (
     "layer to read by name, 'last' before the head, or '8 mm' for cells of that size; several with commas; "
@@ -35,7 +35,7 @@ def chosen_layer(model: Explainable, x: Volume5d, wish: str) -> str:
     layers = model.layers(x)
     if size:
         return _of_size(layers, float(size[1]), model.info)
-    return _last(layers, _full(layers)) if wish == "last" else _fine_enough(layers)
+    return _last(layers) if wish == "last" else _fine_enough(layers)
 
 
 def _full(layers: Sequence[Layer]) -> tuple[int, int, int]:
@@ -44,28 +44,30 @@ def _full(layers: Sequence[Layer]) -> tuple[int, int, int]:
     return i, j, k
 
 
-def _last(layers: Sequence[Layer], full: tuple[int, int, int]) -> str:
-    """The last layer before the head: before global pooling, or before the layers that put out the classes."""
+def body(layers: Sequence[Layer]) -> list[Layer]:
+    """The layers of more than one voxel before the head: before those at full resolution that put out the classes."""
     wide = [layer for layer in layers if math.prod(layer.shape) > 1]
-    if not wide:
-        raise LayerError("No layer of the network puts out a volume of more than one voxel: CAM needs one.")
-    if wide[-1].shape != full:
-        return wide[-1].name
-    head = wide[-1].channels
-    body = [layer for layer in wide if (layer.shape, layer.channels) != (full, head)]
-    if not body:
-        raise LayerError("The network has no layer before its head: name one with layer=.")
-    return body[-1].name
+    full = _full(layers)
+    if not wide or wide[-1].shape != full:
+        return wide
+    return [layer for layer in wide if (layer.shape, layer.channels) != (full, wide[-1].channels)]
+
+
+def _last(layers: Sequence[Layer]) -> str:
+    """The last layer before the head: before global pooling, or before what puts out the classes."""
+    found = body(layers)
+    if not found:
+        raise LayerError("The network has no layer of more than one voxel before its head: name one with layer=.")
+    return found[-1].name
 
 
 def _of_size(layers: Sequence[Layer], wanted: float, info: ModelInfo) -> str:
     """The last of the coarsest layers whose cells are no larger than `wanted` mm."""
     if info.spacing is None:
         raise LayerError("The model's spacing is unknown, so that a layer cannot be chosen in mm: name it.")
-    full = _full(layers)
 
     def cell(layer: Layer) -> float:
-        return max(s * f / n for s, f, n in zip(info.spacing or (), full, layer.shape, strict=True))
+        return max(s * n for s, n in zip(info.spacing or (), layer.scale, strict=True))
 
     fine = [layer for layer in layers if cell(layer) <= wanted * 1.01]
     if not fine:

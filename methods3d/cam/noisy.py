@@ -19,6 +19,8 @@ __all__ = ["SmoothGradCAMpp"]
 class SmoothGradCAMpp(ChannelCAM):
     """Grad-CAM++ whose gradients, their squares and cubes are means over noisy copies of the scan.
 
+    In windows the sums of activations are over all of them.
+
     When: Grad-CAM++ changes with the scan's noise.
     """
 
@@ -41,7 +43,7 @@ class SmoothGradCAMpp(ChannelCAM):
         means: dict[str, list[Tensor]] = {}
         for _ in range(self.samples):
             noisy = x + width * torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)
-            for tap in Sweep(model, noisy, sweep.layer, sweep.meter).taps(bound):
+            for tap in Sweep(model, noisy, sweep.layer, sweep.meter, sweep.same).taps(bound):
                 assert tap.gradient is not None  # a target was given
                 powers = [tap.gradient**n / self.samples for n in (1, 2, 3)]
                 before = means.get(str(tap.box), [torch.zeros_like(p) for p in powers])

@@ -36,6 +36,7 @@ class ScoreCAM(ChannelCAM):
     channels: int = setting(0, CHANNELS, at_least=0)
     baseline: BaselineLike = setting("air", "what stands where the mask hides", choices=BASELINES, reads=baseline)
     relu: bool = setting(True, RELU)
+    compares = False
 
     def _weights(self, sweep: Sweep, target: Target) -> tuple[Tensor, Scores, tuple[str, ...]]:
         """Softmax over channels of T(scan through the channel) - T(nothing)."""
@@ -62,6 +63,7 @@ class ISCAM(ChannelCAM):
     channels: int = setting(0, CHANNELS, at_least=0)
     baseline: BaselineLike = setting("air", "what stands where the mask hides", choices=BASELINES, reads=baseline)
     relu: bool = setting(True, RELU)
+    compares = False
 
     def _weights(self, sweep: Sweep, target: Target) -> tuple[Tensor, Scores, tuple[str, ...]]:
         """Softmax over channels of the mean over n of T(scan through n/N of the channel) - T(nothing)."""
@@ -88,6 +90,7 @@ class AblationCAM(ChannelCAM):
 
     layer: str = setting("", LAYER)
     relu: bool = setting(True, RELU)
+    compares = False
 
     def _weights(self, sweep: Sweep, target: Target) -> tuple[Tensor, Scores, tuple[str, ...]]:
         """w_c = T - T(without A_c), over all windows that the score reads."""

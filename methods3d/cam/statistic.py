@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from methods3d.cam.base import ActivationMap, ChannelCAM, LayerMap, Sweep, shape_of
-from methods3d.cam.layer import LAYER
+from methods3d.cam.layer import LAYER, body
 from methods3d.errors import LayerError
 from methods3d.meter import Meter
 from methods3d.method import OneByOne, Relevance, setting
@@ -25,7 +25,7 @@ class EigenCAM(ChannelCAM):
     """The first principal component of a layer's channels over the whole scan: what the layer is busy with most.
 
     It needs no gradient and knows no class. As in the paper, channels are not centred; the sign, which a principal
-    component does not have, is that of the channels' sum.
+    component does not have, is the one that makes the map's sum positive.
 
     When: to see what the network attends to at all, before asking why.
     """
@@ -35,6 +35,7 @@ class EigenCAM(ChannelCAM):
 
     layer: str = setting("", LAYER)
     relu: bool = setting(False, "keep the positive part only")
+    compares = False
 
     def _weights(self, sweep: Sweep, target: Target) -> tuple[Tensor, Scores, tuple[str, ...]]:
         """The first eigenvector of sum A A^T over places and windows."""
@@ -67,6 +68,7 @@ class FEM(ActivationMap):
 
     layer: str = setting("", LAYER)
     above: float = setting(2.0, "standard deviations above its mean, from which on a channel is strong", at_least=0)
+    compares = False
 
     def _map(self, model: Explainable, x: Volume5d, target: Target, layer: str, meter: Meter) -> LayerMap:
         """Sum over channels of mean_c [A_c > mean_c + K sd_c]."""
@@ -96,8 +98,9 @@ class FEM(ActivationMap):
 class SMOEScale(OneByOne):
     """How unevenly a layer's channels respond at each place, over the network's scales; knows no class.
 
-    One layer for every resolution, the last of each. A layer's map is made comparable by its normal distribution over
-    the whole scan (also in windows), and the maps' mean is taken, so that values lie between 0 and 1.
+    One layer of several channels for every resolution, the last of each before the head. A layer's map, laid over the
+    scan, is made comparable by its normal distribution there (also in windows), and the maps' mean is taken, so that
+    values lie between 0 and 1.
 
     When: forward passes alone are to be had, and for a quick look at what stands out.
     """
@@ -107,7 +110,7 @@ class SMOEScale(OneByOne):
 
     def explain(self, model: Explainable, x: Volume5d, target: Target, score: Scores, progress: Progress) -> Relevance:
         """Mean over layers of Phi(SMOE), SMOE = m (log2 m - mean of log2 A_c) with m the mean of relu(A_c)."""
-        last = {layer.shape: layer for layer in model.layers(x) if math.prod(layer.shape) > 1 and layer.channels > 1}
+        last = {layer.shape: layer for layer in body(model.layers(x)) if layer.channels > 1}
         if not last:
             raise LayerError("smoe-scale: the network has no layer of several channels and voxels.")
         meter = Meter(progress, len(last) * model.passes(shape_of(x)))

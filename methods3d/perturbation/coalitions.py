@@ -35,7 +35,7 @@ class _Coalitions(OneByOne):
         found: list[Tensor] = []
 
         def so_far() -> Tensor:
-            scores = torch.cat(found).double().cpu()
+            scores = torch.cat([score.new_zeros(0), *found]).double().cpu()
             values = self.values(rows[: len(scores)].double(), scores, float(base), float(score))
             return presence.spread(values, evenly=self.shared)
 

@@ -18,15 +18,17 @@ __all__ = ["ExtremalPerturbation"]
 
 AREA_WEIGHT, GROWTH = 300.0, 1.0035  # of the penalty on the mask's size: at first, and a step, as in the paper
 RATE = 0.05
+TIE = 1e-3
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExtremalPerturbation(OneByOne):
     """Which part of the scan, of a given size, keeps the most of the score when all else is blurred; from 0 to 1.
 
-    The mask is fitted by gradients; its size is held by comparing its sorted values with those of a mask of just that
-    size. It is smooth because it is made of cells and then smoothed (the paper's maximum convolution would need a
-    kernel at every voxel); the score is told in shares of what is lost without any mask. Adam instead of momentum.
+    The mask is fitted by gradients; its size is held by comparing its cells' sorted values with those of a mask of
+    just that size, which is one cell at least. It is smooth because its cells are smoothed (the paper's maximum
+    convolution would need a kernel at every voxel), so that a mask of one cell peaks below one. The score is told in
+    shares of what is lost without any mask. Adam instead of momentum.
 
     When: the question is what suffices, and how large it has to be.
     """
@@ -60,7 +62,7 @@ class ExtremalPerturbation(OneByOne):
         grid = [max(2, round(n * s / self.cell)) for n, s in zip(x.shape[2:], spacing, strict=True)]
         cells = torch.full((1, 1, *grid), 0.5, dtype=x.dtype, device=x.device, requires_grad=True)
         template = torch.zeros(cells.numel(), dtype=x.dtype, device=x.device)
-        template[round((1 - size) * len(template)) :] = 1
+        template[min(round((1 - size) * len(template)), len(template) - 1) :] = 1
         fit, weight = torch.optim.Adam([cells], lr=RATE), AREA_WEIGHT
         meter = Meter(progress, self.steps)
 
@@ -76,8 +78,12 @@ class ExtremalPerturbation(OneByOne):
 
         for _ in range(self.steps):
             up = model.recalled(slope).to(cells)
+            # Cells of the same value, as all are at first, are told apart by what they do for the score.
+            places = (
+                (cells.detach() + TIE * up / up.abs().max().clamp(min=torch.finfo(x.dtype).tiny)).flatten().argsort()
+            )
             with torch.enable_grad():
-                penalty = weight * (cells.flatten().sort().values - template).pow(2).mean()
+                penalty = weight * (cells.flatten()[places] - template).pow(2).mean()
             (down,) = torch.autograd.grad(penalty, cells)
             cells.grad = down - up / lost
             fit.step()
@@ -88,7 +94,7 @@ class ExtremalPerturbation(OneByOne):
         with torch.no_grad():
             values = mask()
         kept = model.scores(empty + values * way, target)
-        return Relevance(values, score, extensive=False, chosen={"score of what is kept": round(float(kept), 6)})
+        return Relevance(values, score, extensive=False, chosen={"score of what is kept": float(f"{float(kept):.6g}")})
 
     def cost(self, model: Explainable, shape: tuple[int, int, int]) -> Cost:
         """One forward and backward a step, and the scores of the scan, of nothing and of what is kept."""

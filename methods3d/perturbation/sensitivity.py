@@ -35,7 +35,7 @@ class Sobol(OneByOne):
     seed: int = setting(0, "of the random numbers", at_least=0)
 
     def explain(self, model: Explainable, x: Volume5d, target: Target, score: Scores, progress: Progress) -> Relevance:
-        """S_f = mean of (T(A) - T(A with f's amounts from B))^2 / (2 Var T)."""
+        """S_f = mean of (T(A) - T(A with f's amounts from B))^2 / (2 Var T), the variance over A and B together."""
         presence = Presence(x, model.info, features(self.features), filler_of(model, x, self.fill))
         n, count = self.samples, presence.count
         a, b = self.designs(count)
@@ -68,7 +68,7 @@ class Sobol(OneByOne):
 
 @dataclass(frozen=True, kw_only=True)
 class HSIC(OneByOne):
-    """How far the score depends on whether a feature is there, in any way at all (Hilbert-Schmidt); no sign.
+    """How far the score depends on whether a feature is there, by itself, in whatever way (Hilbert-Schmidt); no sign.
 
     When: as Sobol indices, with far fewer predictions: their number does not grow with that of the features.
     """
@@ -82,7 +82,7 @@ class HSIC(OneByOne):
     seed: int = setting(0, "of the random numbers", at_least=0)
 
     def explain(self, model: Explainable, x: Volume5d, target: Target, score: Scores, progress: Progress) -> Relevance:
-        """tr(K H L H) / (n - 1)^2 with K = 1/2 - (z - z')^2, L Gaussian of the scores' median distance.
+        """tr(K H L H) / (n - 1)^2 with K = 1/2 - (z - z')^2, L Gaussian of the median distance of scores that differ.
 
         H takes means away, so that of K only 2 z z' is left: with centred z the trace is 2 z^T L z.
         """

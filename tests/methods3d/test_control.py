@@ -406,7 +406,6 @@ def test_windows_that_mix_give_the_prediction_of_windows_one_by_one(volume, mixe
     assert model.mixes
 
 
-@pytest.mark.xfail(strict=True, reason="a batch of copies is taken for proof that samples do not mix, once and for all")
 @pytest.mark.parametrize("windows", [False, True])
 def test_copies_in_the_first_batch_do_not_hide_that_samples_mix(volume, windows):
     """The first windows of a scan are air, and so are the first cells of a grid: flat tissue leaves them unchanged."""

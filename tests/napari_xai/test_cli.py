@@ -11,6 +11,7 @@ from click.testing import CliRunner
 
 from methods3d import composite, methods
 from napari_xai.cli import main
+from xai_io import write_nifti
 
 
 def run(*args):
@@ -47,9 +48,69 @@ def test_explain_writes_the_map_and_prints_the_record(classifier, scan_file, tmp
 
 def test_a_methods_fields_are_its_flags(classifier):
     help_text = run("explain", "--method", "occlusion", "--help").stdout
-    assert all(flag in help_text for flag in ("--size", "--stride", "--unit", "--fill", "--batch"))
+    assert all(flag in help_text for flag in ("--size", "--stride", "--unit", "--fill", "--levels"))
     assert "--composite" not in help_text
     assert "--composite" in run("explain", "--help").stdout
+
+
+def test_a_method_made_of_another_has_the_others_flags_too(classifier, scan_file, tmp_path):
+    help_text = run("explain", "-m", "smoothgrad", "--of=lrp", "--help").stdout
+    assert all(flag in help_text for flag in ("--samples", "--noise", "--of.composite", "--of.bias"))
+    asked = ["-m", "smoothgrad", "--of", "saliency", "--of.no-absolute", "--samples", "2", "--out", tmp_path / "o"]
+    result = run("explain", scan_file, "--model", classifier, *asked, "--json")
+    assert result.exit_code == 0, result.output
+    parameters = json.loads(result.stdout)["parameters"]
+    assert parameters["of"] == {"method": "saliency", "absolute": False}
+    assert parameters["samples"] == 2
+
+
+def test_volumes_are_named_by_their_paths_and_recorded_by_their_content(segmenter, scan, scan_file, tmp_path):
+    write_nifti(tmp_path / "JaneDoe_organs.nii.gz", scan.with_data((scan.data > 90).astype(np.uint8) * 4))
+    place = str(tmp_path / "JaneDoe_organs.nii.gz")
+    for n, asked in enumerate(
+        (
+            ["ablation", "--features", f"labels:{place}", "--fill", "neighbours"],
+            ["integrated-gradients", "--baseline", f"inpaint:{place}", "--steps", "2"],
+            ["expected-gradients", "--baselines", f"scan:{scan_file}; tissue", "--samples", "2"],
+        )
+    ):
+        result = run("explain", scan_file, "--model", segmenter, "--out", tmp_path / str(n), "-m", *asked, "--json")
+        assert result.exit_code == 0, result.output
+        assert "sha256" in json.dumps(json.loads(result.stdout)["parameters"])
+        assert "JaneDoe" not in json.dumps(json.loads(result.stdout)["parameters"])
+
+
+def test_a_map_is_measured_on_request(segmenter, scan_file, tmp_path):
+    asked = ["explain", scan_file, "--model", segmenter, "-m", "input-x-gradient", "--out", tmp_path / "o"]
+    record = json.loads(run(*asked, "--measure", "--json").stdout)
+    found = record["faithfulness"]
+    assert len(found["shares"]) == len(found["deletion curve"]) == len(found["insertion curve"])
+    assert len(found["deletion, random maps"]) == 3
+    assert "deletion" in run(*asked, "--measure", "--overwrite").stdout
+    assert "faithfulness" not in json.loads(run(*asked, "--overwrite", "--json").stdout)
+
+
+def test_a_neuron_is_explained(classifier, scan_file, tmp_path):
+    asked = ["explain", scan_file, "--model", classifier, "-m", "saliency", "--out", tmp_path / "o", "--json"]
+    record = json.loads(run(*asked, "--unit", "features.denseblock1:2").stdout)
+    assert record["question"] == "what drives channel 2 of features.denseblock1"
+    assert run(*asked, "--unit", "features.denseblock1:999", "--overwrite").exit_code == 2
+
+
+def test_every_method_runs_on_the_samples_dense_and_in_windows(tmp_path):
+    result = run("demo", "--all", "--quick", "--out", tmp_path, "--json")
+    assert result.exit_code == 0, result.output
+    rows = json.loads(result.stdout)
+    assert {(row["model"], row["method"]) for row in rows} == {
+        (model, name) for model in ("classifier", "segmenter", "segmenter, dense") for name in methods()
+    }
+    refused = {(row["model"], row["method"]): row["refused"] for row in rows if row["refused"]}
+    assert set(refused) == {("segmenter", "cam"), ("segmenter, dense", "cam")}
+    assert all(sentence.endswith(".") for sentence in refused.values())
+    for row in rows:
+        if not row["refused"]:
+            folder = tmp_path / row["model"].replace(", ", "_") / row["method"]
+            assert nib.load(folder / "relevance.nii.gz").shape[:3] == (56, 56, 56)
 
 
 def test_many_scans_leave_a_manifest(classifier, scan_file, tmp_path):
@@ -121,6 +182,12 @@ def test_composites_are_listed_with_their_rules():
             "stride is 0.0, but has to be above 0",
         ),
         (["explain", "{scan}", "--model", "{bundle}", "--target", "glioma"], "There is no class 'glioma'"),
+        (["explain", "{scan}", "--model", "{bundle}", "--unit", "features"], "give a layer's name and a channel"),
+        (["explain", "{scan}", "--model", "{bundle}", "--memory", "lots"], "memory is 'lots': give a size above zero"),
+        (["explain", "{scan}", "--model", "{bundle}", "-m", "ablation", "--features", "labels:x"], "does not exist"),
+        (["explain", "{scan}", "--model", "{bundle}", "-m", "deeplift", "--baseline", "fog"], "'fog' is not known"),
+        (["explain", "{scan}", "--model", "{bundle}", "-m", "smoothgrad", "--of", "x"], "There is no method 'x'"),
+        (["explain", "{scan}", "{scan}", "--model", "{bundle}", "--measure"], "explain the scans one by one"),
         (["explain", "{scan}", "--model", "{bundle}", "--window", "a,b"], "give one number, three as I,J,K"),
         (["inspect", "nowhere"], "does not exist"),
     ],

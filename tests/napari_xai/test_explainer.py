@@ -20,32 +20,29 @@ from methods3d import (
     VolumeError,
     methods,
 )
-from methods3d.method import Method
 from napari_xai import Explainer, explain
+from napari_xai.demo import quick_method
 from napari_xai.errors import USER_ERRORS, ExplainError
 from napari_xai.scan_space import ModelSpace
 from xai_io import ExportError, Volume, WindowSettings, read_volume, write_nifti
-
-QUICK = {
-    "integrated-gradients": {"steps": 4, "baseline": 0.1},
-    "occlusion": {"size": 16.0, "stride": 16.0},
-}
-
-
-def quick(name: str) -> Method:
-    return methods()[name](**QUICK.get(name, {}))
 
 
 @pytest.mark.parametrize("name", list(methods()))
 @pytest.mark.parametrize("bundle", ["classifier", "segmenter"])
 def test_every_method_comes_back_on_the_scans_own_grid(bundle, name, request, scan, tmp_path):
-    found = explain(scan, request.getfixturevalue(bundle), method=quick(name), target="lesion")
+    model = request.getfixturevalue(bundle)
+    if (name, bundle) == ("cam", "segmenter"):
+        with pytest.raises(LayerError, match="is no weighted mean over"):
+            explain(scan, model, method=quick_method(name), target="lesion")
+        return
+    found = explain(scan, model, method=quick_method(name), target="lesion")
     files = found.save(tmp_path / "out")
     image = nib.load(files["relevance"])
     assert image.shape == scan.shape
     assert np.allclose(image.affine, scan.affine, atol=1e-5)  # float32 in the file
     assert np.isfinite(found.relevance.data).all()
-    assert np.abs(found.relevance.data).max() > 0
+    silent = "the map is zero everywhere: the target may not depend on the input here"
+    assert np.abs(found.relevance.data).max() > 0 or silent in found.attribution.warnings
     record = json.loads(files["provenance"].read_text())
     assert record["method"] == name
     assert record["scan"]["shape"] == list(scan.shape)
