@@ -1,6 +1,6 @@
 """A class set against the others, as the target from which contrastive methods start."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from methods3d.errors import TargetError
 from methods3d.targets import Regression, Weighted
-from methods3d.types import Mask, Output, Scores, Target
+from methods3d.types import Box, Mask, Output, Scores, Target
 
 __all__ = ["Contrast", "Contrasted"]
 
@@ -52,18 +52,16 @@ class Contrast(Target):
         bound = self.of.bind(output)
         if output.shape[1] < 2:
             raise TargetError("A contrast needs at least two logits, but the model has one: explain the score itself.")
-        with torch.enable_grad():
-            leaf = output.detach().requires_grad_()
-            score = bound(leaf * 1)
-            (s,) = torch.autograd.grad(score.sum(), leaf) if score.requires_grad else (torch.zeros_like(leaf),)
-        y, s = output.detach(), s.clamp(min=0)
+        box = _read(bound, output)
+        y, s = _slopes(bound, output, box)
+        s = s.clamp(min=0)
         if not (s > 0).flatten(1).any(1).all():
             raise TargetError(
                 f"{type(self.of).__name__} rises with no logit, so there is no class to set against the others: "
                 "give a class or a region."
             )
         weights = _against_others(s, y) if self.by == "others" else _against_softmax(s, y)
-        return Contrasted(weights, score.detach())
+        return Contrasted(weights, box, bound(output.detach()))
 
     def sample(self, n: int, batch: int) -> "Contrast":
         """The contrast of one sample's target."""
@@ -87,13 +85,41 @@ class Contrasted(Weighted):
     explained : (b,) the value of the target that the contrast is of.
     """
 
-    explained: Scores
+    explained: Scores = field(default_factory=lambda: torch.empty(0))
 
     def sample(self, n: int, batch: int) -> Target:
         """One sample's weights."""
         if len(self.weights) == 1:
             return self
-        return Contrasted(self.weights[n : n + 1], self.explained[n : n + 1])
+        return Contrasted(self.weights[n : n + 1], self.box, self.explained[n : n + 1])
+
+
+def _read(bound: Target, output: Output) -> Box | None:
+    """The box of the voxels that a score reads, if it says so and is a sum over voxels: others need no weights."""
+    if output.ndim != 5 or bound.sample(0, len(output)).within((slice(0, 1),) * 3) is None:
+        return None
+    mask = bound.support((output.shape[2], output.shape[3], output.shape[4]))
+    if mask is None or not bool(mask.any()):
+        return None
+    i, j, k = (slice(int(at.min()), int(at.max()) + 1) for at in mask.nonzero(as_tuple=True))
+    return i, j, k
+
+
+def _slopes(bound: Target, output: Output, box: Box | None) -> tuple[Output, Tensor]:
+    """The output in a box, and the score's derivative there."""
+    if box is None:
+        y, parts = output.detach(), [bound]
+    else:
+        y = output.detach()[(slice(None), slice(None), *box)]
+        parts = [part for n in range(len(y)) if (part := bound.sample(n, len(y)).within(box)) is not None]
+    found = []
+    with torch.enable_grad():
+        for n, part in enumerate(parts):
+            leaf = (y if box is None else y[n : n + 1]).clone().requires_grad_()
+            score = part(leaf * 1)
+            slope = torch.autograd.grad(score.sum(), leaf)[0] if score.requires_grad else torch.zeros_like(leaf)
+            found.append(slope)
+    return y, torch.cat(found)
 
 
 def _against_others(s: Tensor, y: Tensor) -> Tensor:

@@ -25,9 +25,10 @@ def score_and_cotangent(
     if mode is not None and y0 is not None:
         with torch.no_grad(), mode, mode.reference():
             bound(y0)
-    with torch.enable_grad(), mode or nullcontext():
+    with torch.enable_grad():
         leaf = y.detach().requires_grad_()
-        scores = bound(leaf.view_as(leaf))  # of a leaf itself some tools cannot count
+        with mode or nullcontext():
+            scores = bound(leaf.view_as(leaf))  # of a leaf itself some tools cannot count
         if not scores.requires_grad:
             raise TargetError(
                 f"{type(bound).__name__} does not depend differentiably on the model's output: give another target."

@@ -10,17 +10,20 @@ from methods3d.cotangent import score_and_cotangent
 from methods3d.errors import ModelOutputError
 from methods3d.grid import Grid
 from methods3d.rewriting import Rules
-from methods3d.types import Box, Output, Target
+from methods3d.types import Box, Output, Scores, Target
 
 __all__ = ["Seeds", "refuse_classifier"]
+
+PLANES = 16  # of a scan, whose score is worked out at once
 
 
 class Seeds:
     """What each window's output is multiplied with, S g / G, and which windows have any.
 
-    Where the target is linear and names the voxels that it reads, S is the same whatever is predicted: it is made
-    window by window from the target's parts. A score that is asked for before anything is stitched ("lazy") is then
-    the sum over windows of <seed, f(x_w)>. Any other target's S is taken at the stitched prediction, and kept whole.
+    Where the score is a sum over voxels (the target has parts), S is made window by window, and never held whole. A
+    linear one that names the voxels that it reads needs no prediction for that: asked before anything is stitched
+    ("lazy"), it is the sum over windows of <seed, f(x_w)>. Any other target's S is taken at the stitched prediction
+    as a whole.
 
     Attributes
     ----------
@@ -43,12 +46,14 @@ class Seeds:
         rules: Rules | None = None,
         stitch_reference: Callable[[Sequence[tuple[int, Box]]], Output] | None = None,
     ) -> None:
-        self.grid, self.batch, self.home = grid, batch, home
-        self.bound, self._cotangent, self.stitched = target, None, None
+        self.grid, self.batch, self.home, self._rules = grid, batch, home, rules
+        self.bound, self.stitched = target, None
+        self._cotangent: Tensor | None = None
+        self._reference: Output | None = None
         self.read = read = self._windows_of(target)
         if not read:
             target.bind(torch.zeros(batch, 2, *grid.shape))  # raises what is wrong with an empty region
-        self.lazy = self._has_parts(target)
+        self.lazy = target.linear and self._has_parts(target)
         if self.lazy:
             self.active = read
             self.scores = self.conserved = torch.zeros(batch, device=home, dtype=dtype)
@@ -56,17 +61,22 @@ class Seeds:
         self.stitched = stitch(read)
         clean = grid.cropped(self.stitched)
         self.bound = target.bind(clean)
-        if self._has_parts(self.bound):
-            self.scores = self.conserved = self.bound(clean)
-            self.active = self._windows_of(self.bound)
-            return
-        y0 = None  # a linear score has the same multipliers whatever it is compared with
         if stitch_reference is not None and not self.bound.linear:
-            y0 = grid.cropped(stitch_reference(read))
-        self.scores, seed = score_and_cotangent(self.bound, clean, rules, y0)
+            # A linear score has the same multipliers whatever it is compared with.
+            self._reference = grid.cropped(stitch_reference(read))
+        if self._has_parts(self.bound):
+            self.active = self._windows_of(self.bound)
+            self.scores, self.conserved = self._summed(clean)
+            return
+        self.scores, seed = score_and_cotangent(self.bound, clean, rules, self._reference)
         self.conserved = (seed * clean).flatten(1).sum(1)
         self._cotangent = grid.padded_mask(seed)
         self.active = [pair for n in range(batch) for pair in grid.touching((self._cotangent[n] != 0).any(0), n)]
+
+    def forget(self) -> None:
+        """Let go of the prediction, if no seed needs it any more."""
+        if self.bound.linear or self._cotangent is not None:
+            self.stitched = None
 
     def _windows_of(self, target: Target) -> list[tuple[int, Box]]:
         """The windows that the target reads."""
@@ -78,10 +88,34 @@ class Seeds:
         return found
 
     def _has_parts(self, target: Target) -> bool:
+        """Whether it is a sum over voxels; a linear one also has to name those that it reads, or binds on nothing."""
         first = target.sample(0, self.batch)
-        if not target.linear or first.support(self.grid.shape) is None:
+        if target.linear and first.support(self.grid.shape) is None:
             return False
         return first.within(self.grid.on_scan(self.grid.boxes[0])[0]) is not None
+
+    def _summed(self, clean: Output) -> tuple[Scores, Scores]:
+        """The score and <S, Y>, some planes at a time."""
+        scores, conserved = (torch.zeros(self.batch, dtype=clean.dtype, device=clean.device) for _ in range(2))
+        for n in range(self.batch):
+            for start in range(0, self.grid.shape[0], PLANES):
+                planes = (slice(start, start + PLANES), slice(None), slice(None))
+                y = clean[(slice(n, n + 1), slice(None), *planes)]
+                part, seed = self._part(n, planes, y)
+                scores[n] += part
+                conserved[n] += (seed * y).sum()
+        return scores, conserved
+
+    def _part(self, n: int, box: Box, y: Output) -> tuple[Scores, Tensor]:
+        """One sample's score in a box of the scan, and its derivative in y (1, k, *box) there."""
+        part = self.bound.sample(n, self.batch).within(box)
+        assert part is not None  # it was asked for
+        support = part.support((y.shape[2], y.shape[3], y.shape[4]))
+        if support is not None and not bool(support.any()):
+            return y.new_zeros(()), torch.zeros_like(y)
+        y0 = None if self._reference is None else self._reference[(slice(n, n + 1), slice(None), *box)]
+        score, seed = score_and_cotangent(part.bind(y) if part.linear else part, y, self._rules, y0)
+        return score[0], seed
 
     def add_scores(self, y: Output, group: Sequence[tuple[int, Box]]) -> None:
         """Add what these windows contribute to a linear score."""
@@ -106,15 +140,17 @@ class Seeds:
         if self._cotangent is not None:
             return self._cotangent[(n, slice(None), *box)].to(y)
         there, inside = self.grid.on_scan(box)
-        part = self.bound.sample(n, self.batch).within(there)
-        assert part is not None  # it was asked for
-        blank = torch.zeros((1, y.shape[1], *(side.stop - side.start for side in there)), dtype=y.dtype)
-        _, seed = score_and_cotangent(part.bind(blank), blank)
+        if self.bound.linear:
+            shape = (1, y.shape[1], *(side.stop - side.start for side in there))
+            at = torch.zeros(shape, dtype=y.dtype)
+        else:
+            assert self.stitched is not None  # kept as long as seeds are asked for
+            at = self.grid.cropped(self.stitched)[(slice(n, n + 1), slice(None), *there)]
         rim = [
             n for side, size in zip(reversed(inside), reversed(self.grid.roi), strict=True)
             for n in (side.start, size - side.stop)
         ]  # fmt: skip
-        return F.pad(seed[0], rim).to(y)
+        return F.pad(self._part(n, there, at)[1][0], rim).to(y)
 
 
 def refuse_classifier(y: Output, roi: Sequence[int]) -> None:

@@ -216,9 +216,9 @@ class RegionScore(Target):
         """Mean logit over the region."""
         mask = self.mask.to(output.device).bool()
         mask = (mask if mask.ndim == 4 else mask[None]).expand(len(output), -1, -1, -1)
-        voxels = mask.flatten(1).sum(1)[:, None, None, None] if self.voxels is None else self.voxels
-        weight = mask.to(output.dtype) / voxels
-        return (class_logit(output, self.k) * weight).flatten(1).sum(1)
+        rows = zip(class_logit(output, self.k), mask, strict=True)
+        # The region's voxels alone: weights for all of them would take as much memory as the scan.
+        return torch.stack([logit[its].sum() / (self.voxels or its.sum()) for logit, its in rows])
 
 
 @dataclass(frozen=True)
@@ -299,14 +299,16 @@ class Regression(Target):
 
 @dataclass(frozen=True, eq=False)
 class Weighted(Target):
-    """A weighted sum of all outputs.
+    """A weighted sum of outputs.
 
     Attributes
     ----------
     weights : (b or 1, n, *spatial), each output's.
+    box : where the weights lie, if they are not for all voxels: others have none.
     """
 
     weights: Tensor
+    box: Box | None = None
     linear = True
 
     def bind(self, output: Output) -> Target:
@@ -315,16 +317,36 @@ class Weighted(Target):
 
     def sample(self, n: int, batch: int) -> Target:
         """One sample's weights."""
-        return self if len(self.weights) == 1 else replace(self, weights=self.weights[n : n + 1])
+        return self if len(self.weights) == 1 else Weighted(self.weights[n : n + 1], self.box)
 
     def support(self, shape: tuple[int, int, int]) -> Mask | None:
         """Voxels with a weight, of all samples together; all of a classifier's."""
-        return (self.weights != 0).any(1).any(0) if self.weights.ndim == 5 else None
+        if self.weights.ndim != 5:
+            return None
+        weighted = (self.weights != 0).any(1).any(0)
+        if self.box is None:
+            return weighted
+        mask = torch.zeros(shape, dtype=torch.bool, device=weighted.device)
+        mask[self.box] = weighted
+        return mask
 
     def within(self, box: Box) -> Target | None:
         """The weights in a box."""
-        return Weighted(self.weights[(slice(None), slice(None), *box)]) if self.weights.ndim == 5 else None
+        if self.weights.ndim != 5:
+            return None
+        if self.box is None:
+            return Weighted(self.weights[(slice(None), slice(None), *box)])
+        own, there = [], []  # what both boxes have, in that of the weights and in the other
+        for mine, other in zip(self.box, box, strict=True):
+            first, last = other.start or 0, mine.stop if other.stop is None else other.stop
+            start, stop = max(mine.start, first), min(mine.stop, last)
+            if start >= stop:
+                return Weighted(self.weights[:, :, :0, :0, :0], (slice(0, 0),) * 3)
+            own.append(slice(start - mine.start, stop - mine.start))
+            there.append(slice(start - first, stop - first))
+        return Weighted(self.weights[(slice(None), slice(None), *own)], (there[0], there[1], there[2]))
 
     def __call__(self, output: Output) -> Scores:
         """The weighted sum."""
-        return (output * self.weights.to(output)).flatten(1).sum(1)
+        read = output if self.box is None else output[(slice(None), slice(None), *self.box)]
+        return (read * self.weights.to(output)).flatten(1).sum(1)

@@ -46,7 +46,7 @@ class Target(Protocol):
         ...
 
     def within(self, box: Box) -> "Target | None":
-        """What one sample's linear score has in a box: parts over disjoint boxes add up; None if it has no parts."""
+        """What one sample's bound score has in a box: parts of disjoint boxes add up. None: it is no sum over them."""
         return None
 
     def __call__(self, output: Output) -> Scores:

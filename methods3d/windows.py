@@ -183,7 +183,7 @@ class WindowedModel:
         """The target's exact derivative in x, over the stitched prediction."""
         grid = self._grid(x)
         seeds = self._seeds(x, grid, target, progress, rules, reference)
-        seeds.stitched = None  # no longer needed: as large as all classes together
+        seeds.forget()
         home = self.device or x.device
         total = torch.zeros((len(x), x.shape[1], *grid.padded), dtype=self._precise, device=home)
         voxels: Tensor | None = None

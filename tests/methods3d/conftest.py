@@ -192,6 +192,7 @@ class SoftRegion(Target):
 
     mask: Tensor
     narrow: bool = False
+    voxels: float | None = None
     linear = False
 
     def bind(self, output: Tensor) -> Target:
@@ -200,13 +201,34 @@ class SoftRegion(Target):
     def support(self, shape: Any) -> Tensor | None:
         return self.mask if self.narrow else None
 
+    def within(self, box: Any) -> Target:
+        return SoftRegion(self.mask[box], self.narrow, self.voxels or float(self.mask.sum()))
+
     def __call__(self, output: Tensor) -> Tensor:
-        return (torch.softmax(output, 1)[:, -1] ** 2 * self.mask).flatten(1).sum(1) / self.mask.sum()
+        total = self.voxels or self.mask.sum()
+        return (torch.softmax(output, 1)[:, -1] ** 2 * self.mask).flatten(1).sum(1) / total
+
+
+@dataclass(frozen=True, eq=False)
+class Largest(Target):
+    """The log-sum-exp of a class over the whole scan: nonlinear, and no sum over voxels."""
+
+    k: int
+    linear = False
+
+    def bind(self, output: Tensor) -> Target:
+        return self
+
+    def support(self, shape: Any) -> Tensor | None:
+        return None
+
+    def __call__(self, output: Tensor) -> Tensor:
+        return output[:, self.k].flatten(1).logsumexp(1)
 
 
 @pytest.fixture
 def targets() -> SimpleNamespace:
-    return SimpleNamespace(Weighted=Weighted, SoftRegion=SoftRegion)
+    return SimpleNamespace(Weighted=Weighted, SoftRegion=SoftRegion, Largest=Largest)
 
 
 def box_mask(shape: Sequence[int], *spans: tuple[int, int]) -> Tensor:

@@ -27,9 +27,19 @@ from methods3d.rules import Propagation, composite
 SEEDS = ("others", "softmax")
 
 
+def weights_of(contrast: Contrast, y: Tensor) -> Tensor:
+    """Each logit's weight; those outside of what is read have none."""
+    bound = contrast.bind(y)
+    if bound.box is None:
+        return bound.weights
+    everywhere = torch.zeros_like(y)
+    everywhere[(slice(None), slice(None), *bound.box)] = bound.weights
+    return everywhere
+
+
 def seeds(contrast: Contrast, y: Tensor) -> Tensor:
     """Each logit's relevance."""
-    return contrast.bind(y).weights * y
+    return weights_of(contrast, y) * y
 
 
 def slow_seeds(k: list[int], y: Tensor, by: str) -> Tensor:
@@ -165,7 +175,7 @@ def test_one_pass_is_both_halves(make, volume, targets, rules, by):
     for name, target in (("densenet", ClassScore(2)), ("unet", PredictedRegion(1))):
         model = TorchModel(make(name))
         propagation = Propagation(composite(rules))
-        weights = Contrast(target, by).bind(model.output(x)).weights
+        weights = weights_of(Contrast(target, by), model.output(x))
 
         def lrp(some: Tensor, model: Any = model, propagation: Propagation = propagation) -> Tensor:
             # The samples differ in their weights, and some rules take them one by one.
@@ -232,7 +242,8 @@ def test_the_account_closes_at_nothing_and_the_score_is_the_targets_own(make, vo
         method = CLRP(composite="gamma", seeds=by, bias=bias, positive=False)
         with unchanged(net, x), counted(net) as count:
             found = method(TorchModel(net), x, target)
-        assert count.samples == 2  # the target's own score takes no pass of its own
+        # The target's own score takes no pass of its own; one alone shows that samples do not mix.
+        assert count.samples == 2 + 1
         torch.testing.assert_close(found.scores, TorchModel(net).scores(x, target))
         total = found.values.flatten(1).sum(1) + sum(found.absorbed.values())
         size = found.values.abs().flatten(1).sum(1) + sum(kept.abs() for kept in found.absorbed.values())

@@ -1,6 +1,5 @@
 """The network is left exactly as found, whatever happens; what it cannot do is said in one sentence."""
 
-import itertools
 from contextlib import suppress
 from typing import Any
 
@@ -20,7 +19,6 @@ from methods3d import (
     ModelOutputError,
     Occlusion,
     PredictedRegion,
-    RegionScore,
     Saliency,
     TargetError,
     TorchModel,
@@ -143,85 +141,6 @@ def test_a_network_that_works_on_its_input_in_place(volume, unchanged, method):
     model = TorchModel(net)
     with unchanged(net, x):
         assert torch.equal(model.output(x), model.output(x))
-
-
-@by_name
-@pytest.mark.parametrize("name", ["densenet", "unet"])
-def test_a_batch_is_its_samples(make, volume, method, name):
-    net, x = make(name, 2), volume(3, 2, 16, 16, 16)
-    target = ClassScore() if name == "densenet" else PredictedRegion(1)
-    method = GradCAM(layer="features.denseblock1") if (name, method.name) == ("densenet", "grad-cam") else method
-    both = method(TorchModel(net), x, target)
-    for n in range(3):
-        alone = method(TorchModel(net), x[n : n + 1], target)
-        # Convolutions of other batch sizes sum in another order.
-        torch.testing.assert_close(both.values[n : n + 1], alone.values, rtol=1e-9, atol=1e-11)
-        torch.testing.assert_close(both.scores[n : n + 1], alone.scores)
-        for cause, kept in alone.absorbed.items():
-            torch.testing.assert_close(both.absorbed[cause][n : n + 1], kept, rtol=1e-8, atol=1e-10)
-
-
-@by_name
-@pytest.mark.parametrize("windows", [None, 12])
-def test_a_second_call_equals_the_first_bit_for_bit(make, volume, method, windows):
-    net, x = make("unet"), volume(1, 1, 16, 16, 16)
-    model = TorchModel(net) if windows is None else WindowedModel(net, windows)
-    one, two = (method(model, x, PredictedRegion(1)) for _ in range(2))
-    assert torch.equal(one.values, two.values)
-    assert torch.equal(one.scores, two.scores)
-
-
-# --- equivariance, dummy channel ---
-
-
-def mirrored(net: nn.Module) -> nn.Module:
-    """Kernels averaged over all flips and permutations of the axes: pointwise and symmetric."""
-    with torch.no_grad():
-        for m in net.modules():
-            if isinstance(m, nn.Conv3d):
-                w = sum(m.weight.permute(0, 1, *axes) for axes in itertools.permutations((2, 3, 4))) / 6
-                for axis in (2, 3, 4):
-                    w = (w + w.flip(axis)) / 2
-                m.weight.copy_(w)
-    return net
-
-
-@pytest.mark.parametrize(
-    "turn",
-    [lambda t: t.flip(2), lambda t: t.flip((3, 4)), lambda t: t.permute(0, 1, 3, 4, 2), lambda t: t.transpose(2, 4)],
-    ids=["flip i", "flip j, k", "rotate axes", "swap i, k"],
-)
-@pytest.mark.parametrize(
-    "method",
-    [
-        *METHODS[:3],
-        GradCAM(layer="3"),
-        Occlusion(levels=1, size=6, stride=2, unit="voxel"),
-        LRP(),
-        LRP(composite="epsilon", bias="absorb"),
-    ],
-    ids=str,
-)
-def test_a_turned_scan_has_a_turned_map(make, volume, method, turn):
-    net, x = mirrored(make("plain")), volume(1, 1, 12, 12, 12)
-    model = TorchModel(net)
-    straight, turned = method(model, x, ClassScore(1)), method(model, turn(x), ClassScore(1))
-    assert straight.values.abs().max() > 0
-    torch.testing.assert_close(turn(straight.values), turned.values, rtol=1e-9, atol=1e-12)
-
-
-@pytest.mark.parametrize("method", [METHODS[0], METHODS[1], METHODS[2], METHODS[4], LRP()], ids=lambda m: m.name)
-@pytest.mark.parametrize("windows", [None, 12])
-def test_a_channel_that_the_network_ignores_gets_nothing(make, volume, method, windows):
-    net, x = make("gated", 3), volume(1, 3, 16, 16, 16)
-    with torch.no_grad():
-        net.a.weight[:, 1] = 0
-    model = TorchModel(net) if windows is None else WindowedModel(net, windows)
-    found = method(model, x, RegionScore(1, torch.ones(16, 16, 16)))
-    assert found.values.shape == x.shape  # one volume for each channel
-    # Occlusion adds and takes away whole scores: zero up to rounding.
-    assert found.values[:, 1].abs().max() < 1e-13
-    assert found.values[:, 0].abs().max() > 0 < found.values[:, 2].abs().max()
 
 
 # --- outputs to choose from ---
