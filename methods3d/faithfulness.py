@@ -105,9 +105,7 @@ def faithfulness(
             f"A curve is of one sample and its map on the same grid, not of {tuple(x.shape)} and {tuple(values.shape)}."
         )
     if points < 2 or controls < 0:
-        raise ParameterError(
-            f"A curve needs at least 2 points and no less than 0 controls, not {points} and {controls}."
-        )
+        raise ParameterError(f"A curve needs 2 points or more and 0 controls or more, not {points} and {controls}.")
     bound, score = model.bind(x, target)
     empty = model.reference(x, baseline(blank))
     base = model.scores(empty, bound)

@@ -29,6 +29,9 @@ class Settings(TypedDict, total=False):
     windows: WindowSettings | Literal["model"] | None
     output: Any
     autocast: torch.dtype | None
+    memory: int | str | None
+    measure: bool
+    checkpoint: str | os.PathLike[str] | None
     way_back: WayBack
     trust: bool
     progress: Progress
@@ -51,6 +54,9 @@ def explain(
     windows: WindowSettings | Literal["model"] | None = "model",
     output: Any = None,
     autocast: torch.dtype | None = None,
+    memory: int | str | None = None,
+    measure: bool = False,
+    checkpoint: str | os.PathLike[str] | None = None,
     way_back: WayBack = "interpolate",
     trust: bool = False,
     progress: Progress = silent,
@@ -72,6 +78,10 @@ def explain(
     windows : sliding windows; "model" as the bundle says, None for the whole scan at once.
     output : which of several outputs to explain: index, key or callable.
     autocast : torch.float16 or torch.bfloat16 for the forward pass.
+    memory : what running may take beyond the volumes, in bytes or as "4GiB": decides how much runs at once.
+    measure : measure the map, too: deletion and insertion curves beside those of random maps. For one scan.
+    checkpoint : file that an interrupted run of a perturbation method leaves behind, and is taken up again from. For
+        one scan.
     way_back : "interpolate", or "sum-preserving" (the transpose of interpolation).
     trust : run the code that a bundle brings.
     progress : hears of work done; may raise methods3d.Cancelled.
@@ -85,13 +95,26 @@ def explain(
     ------
     XaiIOError, Methods3dError, ExplainError : in one sentence, what was given, what is allowed, what to do.
     """
-    explainer = Explainer.of(model, device=device, windows=windows, output=output, autocast=autocast, trust=trust)
+    explainer = Explainer.of(
+        model, device=device, windows=windows, output=output, autocast=autocast, memory=memory, trust=trust
+    )
     if isinstance(scan, str | os.PathLike | Volume):
         return explainer.explain(
-            scan, method=method, target=target, against=against, region=region, way_back=way_back, progress=progress
+            scan,
+            method=method,
+            target=target,
+            against=against,
+            region=region,
+            way_back=way_back,
+            measure=measure,
+            checkpoint=checkpoint,
+            progress=progress,
         )
-    if folder is None or region is not None:
-        raise ExplainError("Many scans need a folder= for their results, and take no region: that belongs to one scan.")
+    if folder is None or region is not None or checkpoint is not None or measure:
+        raise ExplainError(
+            "Many scans need a folder= for their results, and take no region, checkpoint or measure: "
+            "these belong to one scan."
+        )
     return explain_many(
         scan, explainer, folder, method=method, target=target, against=against, way_back=way_back, progress=progress
     )
