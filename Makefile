@@ -5,7 +5,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 
 .PHONY: demo test results gui samples system clean
 
-demo: .venv/core.stamp          ## explain the sample brain with both sample models and every method
+demo: .venv/core.stamp          ## explain the sample brain with both sample models and many methods
 	$(BIN)/napari-xai demo --out demo_output
 
 gui: .venv/gui.stamp            ## napari with the sample brain and the Explain widget
@@ -26,6 +26,8 @@ test: .venv/dev.stamp system    ## style, types, import contracts, tests
 
 results: export OMP_NUM_THREADS = 1
 results: .venv/dev.stamp        ## the tables of docs/results.md, in full
+	$(BIN)/python docs/make_methods.py
+	$(BIN)/python benchmarks/cost.py --write docs/results.md
 	$(BIN)/python benchmarks/localisation.py --write docs/results.md
 	$(BIN)/python benchmarks/conservation.py --write docs/results.md
 	$(BIN)/python benchmarks/randomisation.py --write docs/results.md

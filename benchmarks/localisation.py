@@ -1,6 +1,8 @@
 """Where relevance lies on lesions that the sample models were not trained on: every method, both models.
 
-python benchmarks/localisation.py [--lesions 20] [--write docs/results.md]
+Methods that take long see fewer lesions: as many as fit into the time for each, five at least.
+
+python benchmarks/localisation.py [--lesions 20] [--minutes 2.5] [--write docs/results.md]
 """
 
 import argparse
@@ -13,24 +15,37 @@ from _tables import machine, table, write
 from rich.console import Console
 from rich.progress import track
 
-from methods3d import methods
+from methods3d import LayerError, methods
 from napari_xai import Explainer
 from napari_xai.errors import USER_ERRORS
 from napari_xai.localisation import concentration, peak
 from napari_xai.scan_space import ModelSpace
 from xai_io import Volume
 
+LEAST = 5  # lesions, however long a method takes
+COLUMNS = (
+    "peak in lesion",
+    "lesion share, median",
+    "gap of the score, median",
+    "seconds, median",
+    "network passes at most",
+)
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "sample_volumes"))
 from lesions import held_out, load_brain  # noqa: E402 - the samples are scripts, not a package
 
 
-def measured(bundle: str, name: str, explainer: Explainer, lesions: int, console: Console) -> dict[str, object]:
-    """One method on one model over all lesions."""
+def measured(
+    bundle: str, name: str, explainer: Explainer, lesions: int, minutes: float, console: Console
+) -> dict[str, object]:
+    """One method on one model over the lesions."""
     brain = load_brain()
     hits, shares, seconds, gaps, missed = [], [], [], [], 0
-    method = methods()[name]()
+    method, found = methods()[name](), None
+    row = {"model": bundle.removeprefix("lesion_"), "method": name}
     for seed in track(range(lesions), f"{bundle} {name}", console=console, transient=True):
+        if seed >= LEAST and sum(seconds) > 60 * minutes:
+            break
         scan, mask = held_out(seed, brain)
         try:
             found = explainer.explain(
@@ -39,6 +54,8 @@ def measured(bundle: str, name: str, explainer: Explainer, lesions: int, console
         except USER_ERRORS as error:
             missed += 1
             console.print(f"{bundle} {name} lesion {seed}: {error}")
+            if isinstance(error, LayerError) and not hits:
+                return row | dict.fromkeys(COLUMNS, "-") | {"settings": f"does not apply: {error}"}
             continue
         lesion = mask > 0
         hits.append(bool(lesion[peak(found.relevance)]))
@@ -46,13 +63,17 @@ def measured(bundle: str, name: str, explainer: Explainer, lesions: int, console
         seconds.append(found.attribution.provenance.seconds)
         if found.attribution.gap is not None:
             gaps.append(abs(float(found.attribution.gap[0] / found.attribution.scores[0])))
-    settings = ", ".join(f"{k}={v}" for k, v in found.attribution.provenance.parameters.items() if v not in ("", None))
+    if found is None:
+        return row | dict.fromkeys(COLUMNS, "-") | {"settings": "refused every lesion"}
+    settings = ", ".join(
+        f"{k}={v['method'] if isinstance(v, dict) else v}"
+        for k, v in found.attribution.provenance.parameters.items()
+        if v not in ("", None)
+    )
     space = ModelSpace.of(found.scan, explainer.loaded.preprocessing)
     cost = method.cost(explainer.on(space), space.grid.shape)
-    return {
-        "model": bundle.removeprefix("lesion_"),
-        "method": name,
-        "peak in lesion": f"{sum(hits)} of {lesions}",
+    return row | {
+        "peak in lesion": f"{sum(hits)} of {len(hits) + missed}",
         "lesion share, median": f"{statistics.median(shares):.0f}",
         "gap of the score, median": f"{statistics.median(gaps):.1e}" if gaps else "-",
         "seconds, median": f"{statistics.median(seconds):.2f}",
@@ -64,6 +85,7 @@ def measured(bundle: str, name: str, explainer: Explainer, lesions: int, console
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--lesions", type=int, default=20)
+    parser.add_argument("--minutes", type=float, default=2.5)
     parser.add_argument("--methods", nargs="*", default=list(methods()))
     parser.add_argument("--models", nargs="*", default=["lesion_classifier", "lesion_segmenter"])
     parser.add_argument("--write", type=Path)
@@ -72,9 +94,10 @@ def main() -> None:
     rows = []
     for bundle in given.models:
         explainer = Explainer.of(ROOT / "sample_volumes" / "bundles" / bundle, device="cpu")
-        rows += [measured(bundle, name, explainer, given.lesions, console) for name in given.methods]
+        rows += [measured(bundle, name, explainer, given.lesions, given.minutes, console) for name in given.methods]
     text = (
-        f"{table(rows)}\n\n{given.lesions} lesions drawn from seeds that the models were not trained on; peak after "
+        f"{table(rows)}\n\nUp to {given.lesions} lesions drawn from seeds that the models were not trained on, as many "
+        f"as fit into {given.minutes:g} minutes, and {LEAST} at least; peak after "
         "smoothing by 4 mm (full width at half maximum); lesion share: share of positive relevance inside the lesion, "
         "over the lesion's share of the brain; gap: what the method promises minus what it gives. "
         f"{machine()}"

@@ -44,7 +44,7 @@ scan).
 def page() -> str:
     parts = [HEAD]
     for family, members in FAMILIES.items():
-        names = ", ".join(f"[`{cls.name}`](#{anchor(cls)})" for cls in members)
+        names = ", ".join(f"[{cls.title}](#{anchor(cls)})" for cls in members)
         parts.append(f"## {family[:1].upper()}{family[1:]}\n\n{names}\n")
         parts += [section(cls) for cls in members]
     return "\n".join(parts)
@@ -62,7 +62,7 @@ def section(cls: type[Method]) -> str:
     work = work or cls.__dict__.get("_map") or cls.__dict__.get("_weighted") or cls.__dict__.get("control")
     formula = inspect.cleandoc((work and work.__doc__) or "").partition("\n")[0]
     cost, spent = first_line(cls.cost), cls().cost(MODEL, SHAPE)
-    lines = [f"### {cls.name}\n", one_line_a_paragraph(what), f"- *When*: {one_line(when)}"]
+    lines = [f"### {cls.name}\n", f"*{cls.title}*. " + one_line_a_paragraph(what), f"- *When*: {one_line(when)}"]
     lines += [f"- *Computes*: {formula}" if formula else ""]
     lines += [f"- *Costs*: {cost} At its defaults {spent.forward} forward, {spent.backward} backward."]
     lines += [f"- *Source*: {cls.source}", f"- *In Python*: `methods3d.{cls.__name__}`"]

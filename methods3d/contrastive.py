@@ -27,6 +27,7 @@ class CLRP(Method):
     """
 
     name: ClassVar[str] = "clrp"
+    title: ClassVar[str] = "Contrastive LRP"
     source: ClassVar[str] = (
         "Gu, Yang, Tresp 2019, arXiv:1812.02100: CLRP1; Iwana, Kuroki, Uchida 2019, arXiv:1908.04351: SGLRP"
     )

@@ -38,6 +38,7 @@ class RandomMap(_Control):
     """
 
     name: ClassVar[str] = "random"
+    title: ClassVar[str] = "Random map"
     source: ClassVar[str] = "a control: Gaussian noise, smoothed"
 
     width: float = setting(8.0, "full width at half maximum of the smoothing in mm; 0: none", at_least=0)
@@ -58,6 +59,7 @@ class Edges(_Control):
     """
 
     name: ClassVar[str] = "edges"
+    title: ClassVar[str] = "Edges"
     source: ClassVar[str] = "a control: Adebayo et al. 2018, sec. 5.1; gradient magnitude of the scan, per mm"
 
     width: float = setting(4.0, "full width at half maximum of the smoothing before it, in mm; 0: none", at_least=0)
@@ -80,6 +82,7 @@ class InputItself(_Control):
     """
 
     name: ClassVar[str] = "input"
+    title: ClassVar[str] = "The scan itself"
     source: ClassVar[str] = "a control: M = x"
 
     def control(self, x: Volume5d, spacing: tuple[float, float, float]) -> Volume5d:

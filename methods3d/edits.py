@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from methods3d.grid import Grid
+from methods3d.grid import Grid, Shape
 from methods3d.memory import Batches
 from methods3d.seeds import Seeds
 from methods3d.types import Box, Edit, Output, Scores, Volume5d
@@ -60,7 +60,7 @@ class WindowedEdits:
         """Score + sum over touched windows of <seed, f(edited) - f(clean)>."""
         active = self.seeds.active
         clean: list[Tensor] = []
-        for group, y in self.batches.over(active, lambda group: self.run(self._windows(group)), "forward"):
+        for group, y in self.batches.over(active, lambda group: self.run(self._windows(group)), self._kind):
             if self.seeds.lazy:
                 self.seeds.add_scores(y, group)
             clean += list((y * self.seeds.of(group, y)).flatten(1).sum(1))
@@ -87,7 +87,7 @@ class WindowedEdits:
             if found:
                 yield torch.stack(found)
 
-        for some, values in self.batches.over(jobs(), work, "forward"):
+        for some, values in self.batches.over(jobs(), work, self._kind):
             for job, value in zip(some, values, strict=True):
                 left[job.number] -= 1
                 changes[job.number] += (value - clean[job.window]).to(base)
@@ -110,12 +110,17 @@ class WindowedEdits:
             def work(some: list[int], edit: Edit = edit) -> Output:
                 return self.run(torch.cat([self._edited(edit, pairs[w]) for w in some]))
 
-            for some, y in self.batches.over(touched, work, "forward"):
+            for some, y in self.batches.over(touched, work, self._kind):
                 for w, row in zip(some, y, strict=True):
                     box = pairs[w][1]
                     share = self.grid.share(box).to(stitched)
                     prediction[(0, slice(None), *box)] += (row.to(stitched) - clean(w)) * share
             yield self.seeds.bound(self.grid.cropped(prediction)).to(self.x.device)
+
+    @property
+    def _kind(self) -> tuple[str, Shape]:
+        """Windows of one size take the same memory."""
+        return "forward", self.grid.roi
 
     def _windows(self, pairs: list[tuple[int, Box]]) -> Volume5d:
         return self.grid.windows(self.x, pairs, self.cval, self.padding_mode)

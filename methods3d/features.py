@@ -21,7 +21,7 @@ from methods3d.types import Box, Edit, ModelInfo, Reference, Volume5d
 __all__ = ["FEATURES", "Features", "FeaturesLike", "Presence", "features", "supervoxels"]
 
 MOST = 2**15  # features, above which a mistake is likelier than a wish
-COMPACT = 0.05  # of the intensity range, that a supervoxel's whole diameter counts as much as
+COMPACT = 0.1  # of the intensity range, that a supervoxel's whole diameter counts as much as
 
 
 class Features(ABC):
@@ -162,9 +162,9 @@ def features(given: FeaturesLike) -> Features:
 def supervoxels(x: Volume5d, count: int, info: ModelInfo) -> Tensor:
     """SLIC supervoxels of the one sample x: (1, i, j, k), about `count` of them, from 1 on; air is 0.
 
-    Spacing is heeded. A voxel as unlike a supervoxel's mean as a twentieth of the tissue's intensity range counts
-    like one that is a supervoxel's diameter away. Where neighbours are as unlike as that, as in noise, supervoxels
-    are merged until they hang together, and there are fewer.
+    Spacing is heeded. A voxel as unlike a supervoxel's mean as a tenth of the intensity range counts like one that is
+    a supervoxel's diameter away. In noise stronger than that, pieces that do not hang together are merged, and there
+    are fewer.
     """
     from skimage.segmentation import slic
 

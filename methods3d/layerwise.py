@@ -28,6 +28,7 @@ class LayerAttribution(OneByOne):
     """
 
     name: ClassVar[str] = "layer-attribution"
+    title: ClassVar[str] = "At a layer"
     source: ClassVar[str] = "as Captum's Layer methods; any method on the network above the layer"
 
     of: Method = setting(InputXGradient(), "the method")

@@ -19,6 +19,7 @@ class LRP(Method):
     """
 
     name: ClassVar[str] = "lrp"
+    title: ClassVar[str] = "LRP"
     source: ClassVar[str] = "Bach et al. 2015; gamma rule: Montavon et al. 2019, eq. 10.5.2, for inputs of both signs"
 
     composite: str = setting(

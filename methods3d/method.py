@@ -80,9 +80,17 @@ class Relevance:
 
 @dataclass(frozen=True, kw_only=True)
 class Method(ABC):
-    """A 3D attribution method; subclasses are frozen, keyword-only dataclasses and final."""
+    """A 3D attribution method; subclasses are frozen, keyword-only dataclasses and final.
+
+    Attributes
+    ----------
+    name : as it is called for.
+    title : as it is written in the field.
+    source : where it comes from.
+    """
 
     name: ClassVar[str]
+    title: ClassVar[str]
     source: ClassVar[str]
 
     def __post_init__(self) -> None:

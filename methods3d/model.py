@@ -1,6 +1,7 @@
 """A network that sees the whole volume at once, as every method wants to see it."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any, TypeVar
 
 import torch
@@ -142,7 +143,11 @@ class TorchModel:
         def work(group: list[Volume5d]) -> Gradient:
             return self._gradient(torch.cat(group), target)
 
-        for group, found in self._batches.over(points, work, "gradient"):
+        drawn = iter(points)
+        first = next(drawn, None)
+        if first is None:
+            return
+        for group, found in self._batches.over(chain([first], drawn), work, ("gradient", first.shape)):
             progress(1, 1)
             for n in range(len(group)):
                 yield Gradient(found.scores[n : n + 1], found.values[n : n + 1])
@@ -192,7 +197,7 @@ class TorchModel:
             y = self.runner.forward(torch.cat([edited_volume(x, edit) for edit in group])).to(x.device)
             return target.bind(y)(y)
 
-        for _, scores in self._batches.over(edits, work, "forward"):
+        for _, scores in self._batches.over(edits, work, ("forward", x.shape)):
             yield scores
 
     def recalled(self, compute: Callable[[], Tensor]) -> Tensor:

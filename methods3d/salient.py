@@ -34,6 +34,7 @@ class SalientRelevance(Method):
     """
 
     name: ClassVar[str] = "salient-relevance"
+    title: ClassVar[str] = "Salient relevance"
     source: ClassVar[str] = (
         "Li, Tian, Mueller, Chen 2019, arXiv:1712.08268, in 3D; salience: Goferman, Zelnik-Manor, Tal 2012"
     )

@@ -203,7 +203,7 @@ class WindowedModel:
             back = self.runner.pullback(view[0], cotangent, rules, *view[1:])
             return kept[0], back.to(home)
 
-        for group, (y, back) in self._batches.over(seeds.active, work, ("gradient", type(rules))):
+        for group, (y, back) in self._batches.over(seeds.active, work, ("gradient", grid.roi, type(rules))):
             if seeds.lazy:
                 seeds.add_scores(y, group)
             if back.voxels is not None and voxels is None:
@@ -263,7 +263,7 @@ class WindowedModel:
 
         def windows() -> Iterator[Tap]:
             pairs = grid.pairs(len(x)) if seeds is None else seeds.active
-            for group, taps in self._batches.over(pairs, work, ("tap", layer, seeds is None)):
+            for group, taps in self._batches.over(pairs, work, ("tap", grid.roi, layer, seeds is None)):
                 if seeds is not None and seeds.lazy:
                     seeds.add_scores(torch.cat([tap.output for tap in taps if tap.output is not None]), group)
                 yield from (replace(tap, share=grid.share(tap.box)) for tap in taps)
@@ -342,7 +342,7 @@ class WindowedModel:
         def work(group: list[tuple[int, Box]]) -> Output:
             return self._windowed(grid.windows(x, group, self.cval, self.padding_mode))
 
-        return self._batches.over(pairs, work, "forward")
+        return self._batches.over(pairs, work, ("forward", grid.roi))
 
     def _windowed(self, windows: Volume5d) -> Output:
         y = self.runner.forward(windows)

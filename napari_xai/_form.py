@@ -73,7 +73,7 @@ class Composed(QWidget):  # type: ignore[misc]
         self._name = QComboBox()
         self._offered: tuple[Sequence[str], Sequence[str]] = ((), ())
         for name, kind in methods().items():
-            self._name.addItem(words(kind.__name__), name)
+            self._name.addItem(kind.title, name)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addWidget(self._name)

@@ -294,7 +294,7 @@ class Panel(QWidget):  # type: ignore[misc]
             if self.method.count():
                 self.method.insertSeparator(self.method.count())
             for kind in family:
-                self.method.addItem(words(kind.__name__), kind.name)
+                self.method.addItem(kind.title, kind.name)
                 self.method.setItemData(self.method.count() - 1, kind.source, Qt.ItemDataRole.ToolTipRole)
         self.method.setCurrentIndex(self.method.findData(self.session.method))
         self._choose_method()

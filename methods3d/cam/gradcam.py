@@ -34,6 +34,7 @@ class GradCAM(ChannelCAM):
     """
 
     name: ClassVar[str] = "grad-cam"
+    title: ClassVar[str] = "Grad-CAM"
     source: ClassVar[str] = "Selvaraju et al. 2017, eq. 1-2; for regions Vinogradova et al. 2020 (Seg-Grad-CAM)"
 
     layer: str = setting("", LAYER)
@@ -72,6 +73,7 @@ class CAM(ChannelCAM):
     """
 
     name: ClassVar[str] = "cam"
+    title: ClassVar[str] = "CAM"
     source: ClassVar[str] = "Zhou, Khosla, Lapedriza, Oliva, Torralba 2016, eq. 2"
 
     layer: str = setting("last", LAYER)
@@ -104,6 +106,7 @@ class GradCAMpp(ChannelCAM):
     """
 
     name: ClassVar[str] = "grad-cam++"
+    title: ClassVar[str] = "Grad-CAM++"
     source: ClassVar[str] = "Chattopadhay, Sarkar, Howlader, Balasubramanian 2018, eq. 10 and 19"
 
     layer: str = setting("", LAYER)
@@ -138,6 +141,7 @@ class XGradCAM(ChannelCAM):
     """
 
     name: ClassVar[str] = "xgrad-cam"
+    title: ClassVar[str] = "XGrad-CAM"
     source: ClassVar[str] = "Fu et al. 2020, arXiv:2008.02312, eq. 8"
 
     layer: str = setting("", LAYER)
@@ -162,6 +166,7 @@ class HiResCAM(ElementCAM):
     """
 
     name: ClassVar[str] = "hires-cam"
+    title: ClassVar[str] = "HiResCAM"
     source: ClassVar[str] = "Draelos, Carin 2020, arXiv:2011.08891, eq. 4 (made for 3D chest CT)"
 
     layer: str = setting("", LAYER)
@@ -180,6 +185,7 @@ class LayerCAM(ElementCAM):
     """
 
     name: ClassVar[str] = "layer-cam"
+    title: ClassVar[str] = "Layer-CAM"
     source: ClassVar[str] = "Jiang, Zhang, Hou, Cheng, Wei 2021, eq. 5 and 6"
 
     layer: str = setting("", LAYER)

@@ -25,6 +25,7 @@ class SmoothGradCAMpp(ChannelCAM):
     """
 
     name: ClassVar[str] = "smooth-grad-cam++"
+    title: ClassVar[str] = "Smooth Grad-CAM++"
     source: ClassVar[str] = "Omeiza, Speakman, Cintas, Weldermariam 2019, arXiv:1908.01224, eq. 8 and 9"
 
     layer: str = setting("", LAYER)

@@ -30,6 +30,7 @@ class ScoreCAM(ChannelCAM):
     """
 
     name: ClassVar[str] = "score-cam"
+    title: ClassVar[str] = "Score-CAM"
     source: ClassVar[str] = "Wang et al. 2020, arXiv:1910.01279, alg. 1; channels: Faster Score-CAM"
 
     layer: str = setting("", LAYER)
@@ -56,6 +57,7 @@ class ISCAM(ChannelCAM):
     """
 
     name: ClassVar[str] = "is-cam"
+    title: ClassVar[str] = "IS-CAM"
     source: ClassVar[str] = "Naidu, Ghosh, Maurya, Nayak K, Kundu 2020, arXiv:2010.03023, eq. 6 and 7"
 
     layer: str = setting("", LAYER)
@@ -86,6 +88,7 @@ class AblationCAM(ChannelCAM):
     """
 
     name: ClassVar[str] = "ablation-cam"
+    title: ClassVar[str] = "Ablation-CAM"
     source: ClassVar[str] = "Desai, Ramaswamy 2020, eq. 2 and 3"
 
     layer: str = setting("", LAYER)

@@ -31,6 +31,7 @@ class EigenCAM(ChannelCAM):
     """
 
     name: ClassVar[str] = "eigen-cam"
+    title: ClassVar[str] = "Eigen-CAM"
     source: ClassVar[str] = "Muhammad, Yeasin 2020, arXiv:2008.00299, eq. 3 and 4"
 
     layer: str = setting("", LAYER)
@@ -64,6 +65,7 @@ class FEM(ActivationMap):
     """
 
     name: ClassVar[str] = "fem"
+    title: ClassVar[str] = "FEM"
     source: ClassVar[str] = "Ahmed Asif Fuad, Martin, Giot, Bourqui, Benois-Pineau, Zemmari 2020, sec. 3"
 
     layer: str = setting("", LAYER)
@@ -106,6 +108,7 @@ class SMOEScale(OneByOne):
     """
 
     name: ClassVar[str] = "smoe-scale"
+    title: ClassVar[str] = "SMOE scale"
     source: ClassVar[str] = "Mundhenk, Chen, Friedland 2020, arXiv:1911.11293, eq. 3 and sec. 3.2"
 
     def explain(self, model: Explainable, x: Volume5d, target: Target, score: Scores, progress: Progress) -> Relevance:

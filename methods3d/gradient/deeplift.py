@@ -24,6 +24,7 @@ class DeepLIFT(OneByOne):
     """
 
     name: ClassVar[str] = "deeplift"
+    title: ClassVar[str] = "DeepLIFT"
     source: ClassVar[str] = "Shrikumar, Greenside, Kundaje 2017, eq. 1 to 3 and sec. 3.5.2 (rescale rule)"
 
     baseline: BaselineLike = setting("tissue", "what stands for 'nothing there'", choices=BASELINES, reads=baseline)
@@ -50,6 +51,7 @@ class DeepLIFTSHAP(OneByOne):
     """
 
     name: ClassVar[str] = "deeplift-shap"
+    title: ClassVar[str] = "DeepLIFT SHAP"
     source: ClassVar[str] = "Lundberg, Lee 2017, sec. 4.2 (Deep SHAP)"
 
     baselines: BaselineLike | tuple[BaselineLike, ...] = setting(

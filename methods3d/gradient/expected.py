@@ -14,7 +14,7 @@ from methods3d.types import Cost, Explainable, Progress, Scores, Target, Volume5
 
 __all__ = ["SET", "ExpectedGradients", "GradientSHAP"]
 
-SET = "tissue; air; blur(4); blur(8)"
+SET = "tissue; blur(4); blur(8); blur(16)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +28,7 @@ class ExpectedGradients(OneByOne):
     """
 
     name: ClassVar[str] = "expected-gradients"
+    title: ClassVar[str] = "Expected gradients"
     source: ClassVar[str] = "Erion, Janizek, Sturmfels, Lundberg, Lee 2021, eq. 3"
 
     samples: int = setting(64, "random places", at_least=1)
@@ -54,10 +55,11 @@ class GradientSHAP(OneByOne):
     """
 
     name: ClassVar[str] = "gradient-shap"
+    title: ClassVar[str] = "Gradient SHAP"
     source: ClassVar[str] = "Lundberg, Lee 2017; as sampled by the shap library's GradientExplainer: noise on the scan"
 
     samples: int = setting(64, "random places", at_least=1)
-    noise: float = setting(0.1, "standard deviation of the noise, as a share of the scan's range", at_least=0)
+    noise: float = setting(0.02, "standard deviation of the noise, as a share of the scan's range", at_least=0)
     baselines: BaselineLike | tuple[BaselineLike, ...] = setting(
         SET, "what may stand for 'nothing there', with ; between them", reads=baselines
     )
@@ -76,13 +78,14 @@ class GradientSHAP(OneByOne):
 def draws(x: Volume5d, samples: int, count: int, noise: float, seed: int) -> Iterator[tuple[int, float, Tensor]]:
     """Which of the baselines, where on the way, and the scan with its noise.
 
-    Baselines take turns, and places are one in each of as many equal parts of the way (in random order), so that few
-    samples are spread better than by chance alone.
+    Baselines take turns, and the places of each are one in each of as many equal parts of the way as it has turns, so
+    that few samples are spread better than by chance alone.
     """
     generator = torch.Generator().manual_seed(seed)
     width = noise * float(x.max() - x.min())
-    places = (torch.randperm(samples, generator=generator) + torch.rand(samples, generator=generator)) / samples
-    for n, t in enumerate(places.tolist()):
+    turns = [len(range(n, samples, count)) for n in range(count)]
+    for n, chance in enumerate(torch.rand(samples, generator=generator).tolist()):
+        t = (n // count + chance) / turns[n % count]
         noisy = x
         if width:
             noisy = x + width * torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)

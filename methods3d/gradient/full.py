@@ -24,6 +24,7 @@ class FullGrad(Method):
     """
 
     name: ClassVar[str] = "fullgrad"
+    title: ClassVar[str] = "FullGrad"
     source: ClassVar[str] = "Srinivas, Fleuret 2019, arXiv:1905.00780, eq. 3 and 7; sec. 3.1 for what has no bias"
 
     def attribute(self, model: Explainable, x: Volume5d, target: Target, progress: Progress) -> Relevance:

@@ -21,6 +21,7 @@ class GuidedBackprop(Method):
     """
 
     name: ClassVar[str] = "guided-backprop"
+    title: ClassVar[str] = "Guided backprop"
     source: ClassVar[str] = "Springenberg, Dosovitskiy, Brox, Riedmiller 2015, sec. 3.4, for any ReLU-like activation"
 
     def attribute(self, model: Explainable, x: Volume5d, target: Target, progress: Progress) -> Relevance:
@@ -41,6 +42,7 @@ class Deconvnet(Method):
     """
 
     name: ClassVar[str] = "deconvnet"
+    title: ClassVar[str] = "Deconvnet"
     source: ClassVar[str] = "Zeiler, Fergus 2014, sec. 2.1, for any ReLU-like activation"
 
     def attribute(self, model: Explainable, x: Volume5d, target: Target, progress: Progress) -> Relevance:
@@ -61,6 +63,7 @@ class GuidedGradCAM(Method):
     """
 
     name: ClassVar[str] = "guided-grad-cam"
+    title: ClassVar[str] = "Guided Grad-CAM"
     source: ClassVar[str] = "Selvaraju et al. 2017, sec. 3.2"
 
     layer: str = setting("", GradCAM.__dataclass_fields__["layer"].metadata["help"])

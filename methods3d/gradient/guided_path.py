@@ -27,6 +27,7 @@ class GuidedIG(OneByOne):
     """
 
     name: ClassVar[str] = "guided-ig"
+    title: ClassVar[str] = "Guided IG"
     source: ClassVar[str] = "Kapishnikov et al. 2021, arXiv:2106.09788, alg. 1 with anchors (sec. 4.2) as the corridor"
 
     steps: int = setting(64, "steps of the path", at_least=1)

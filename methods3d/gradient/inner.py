@@ -28,6 +28,7 @@ class InternalInfluence(OneByOne):
     """
 
     name: ClassVar[str] = "internal-influence"
+    title: ClassVar[str] = "Internal influence"
     source: ClassVar[str] = "Leino, Sen, Datta, Fredrikson, Li 2018, def. 1, along the straight path"
 
     layer: str = setting("", "layer to read; as for Grad-CAM")
@@ -65,6 +66,7 @@ class Conductance(OneByOne):
     """
 
     name: ClassVar[str] = "conductance"
+    title: ClassVar[str] = "Conductance"
     source: ClassVar[str] = "Dhamdhere, Sundararajan, Yan 2018, eq. 3; along the path as Shrikumar et al. 2018, eq. 4"
 
     layer: str = setting("", "layer to read; as for Grad-CAM")

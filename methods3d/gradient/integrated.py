@@ -25,11 +25,12 @@ class IntegratedGradients(OneByOne):
     """
 
     name: ClassVar[str] = "integrated-gradients"
+    title: ClassVar[str] = "Integrated gradients"
     source: ClassVar[str] = "Sundararajan, Taly, Yan 2017, eq. 1, by Gauss-Legendre quadrature"
 
     steps: int = setting(32, "points along the path, to begin with", at_least=1)
     tolerance: float = setting(
-        0.01, "share of the change in score that may be missing; above it more points are taken (0: never)", at_least=0
+        0.02, "share of the change in score that may be missing; above it more points are taken (0: never)", at_least=0
     )
     baseline: BaselineLike = setting("tissue", "what stands for 'nothing there'", choices=BASELINES, reads=baseline)
 
@@ -49,19 +50,22 @@ class IntegratedGradients(OneByOne):
 
 @dataclass(frozen=True)
 class _Focus(Path):
-    """The scan coming into focus: smoothed by a sigma that goes to zero, in mm along every axis."""
+    """The scan coming into focus: smoothed by (1 - t)^2 sigma, in mm along every axis.
+
+    Squared, because most of what a scan holds comes into focus last.
+    """
 
     scan: Volume5d
     sigma: float
     spacing: tuple[float, float, float]
 
     def point(self, t: float) -> Volume5d:
-        """Smoothed by (1 - t) sigma."""
-        return smoothed(self.scan, (1 - t) * self.sigma, self.spacing)
+        """Smoothed."""
+        return smoothed(self.scan, (1 - t) ** 2 * self.sigma, self.spacing)
 
     def velocity(self, t: float) -> Volume5d:
         """How fast it sharpens."""
-        return -self.sigma * sharpening(self.scan, (1 - t) * self.sigma, self.spacing)
+        return -2 * (1 - t) * self.sigma * sharpening(self.scan, (1 - t) ** 2 * self.sigma, self.spacing)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,12 +77,15 @@ class BlurIG(OneByOne):
     """
 
     name: ClassVar[str] = "blur-ig"
-    source: ClassVar[str] = "Xu, Venugopalan, Sundararajan 2020, eq. 5, in 3D with sigma in mm; Gauss-Legendre in sigma"
+    title: ClassVar[str] = "Blur IG"
+    source: ClassVar[str] = (
+        "Xu, Venugopalan, Sundararajan 2020, eq. 5, in 3D with sigma in mm; Gauss-Legendre in the root of sigma"
+    )
 
     sigma: float = setting(20.0, "the strongest smoothing, in mm (voxels where the spacing is unknown)", above=0)
     steps: int = setting(32, "points along the path, to begin with", at_least=1)
     tolerance: float = setting(
-        0.01, "share of the change in score that may be missing; above it more points are taken (0: never)", at_least=0
+        0.02, "share of the change in score that may be missing; above it more points are taken (0: never)", at_least=0
     )
 
     def check(self, model: Explainable, x: Volume5d) -> None:

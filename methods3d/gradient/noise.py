@@ -60,6 +60,7 @@ class SmoothGrad(_Noisy):
     """
 
     name: ClassVar[str] = "smoothgrad"
+    title: ClassVar[str] = "SmoothGrad"
     source: ClassVar[str] = "Smilkov et al. 2017, arXiv:1706.03825, sec. 3"
 
     of: Method = setting(Saliency(absolute=False), "the method whose maps are averaged")
@@ -80,6 +81,7 @@ class SquareGrad(_Noisy):
     """
 
     name: ClassVar[str] = "squaregrad"
+    title: ClassVar[str] = "SquareGrad"
     source: ClassVar[str] = "Hooker, Erhan, Kindermans, Kim 2019, arXiv:1806.10758, sec. 4 (SmoothGrad-Squared)"
 
     of: Method = setting(Saliency(absolute=False), "the method whose maps are squared")
@@ -100,6 +102,7 @@ class VarGrad(_Noisy):
     """
 
     name: ClassVar[str] = "vargrad"
+    title: ClassVar[str] = "VarGrad"
     source: ClassVar[str] = "Adebayo et al. 2018, arXiv:1810.03307, sec. 2"
 
     of: Method = setting(Saliency(absolute=False), "the method whose maps vary")

@@ -106,8 +106,9 @@ def gathered_along(
         assert part is not None  # there is at least one point
         gap = float((piece.last - piece.first - part.sum()).abs())
         middle = piece.start + length / 2
-        # Half of what is allowed goes by length, and half to pieces alike: all together never have more.
-        if allowed and gap > allowed * (length + FINER / most) / 2 and used + FINER * (len(pieces) + 2) <= most:
+        # Of pieces, half of what is allowed goes by length, and half to all alike: together they never have more.
+        share = 1.0 if length == 1 else (length + FINER / most) / 2
+        if allowed and gap > allowed * share and used + FINER * (len(pieces) + 2) <= most:
             between = model.scores(path.point(middle), target)
             pieces += [
                 _Piece(middle, piece.stop, between, piece.last),

@@ -26,6 +26,7 @@ class XRAI(OneByOne):
     """
 
     name: ClassVar[str] = "xrai"
+    title: ClassVar[str] = "XRAI"
     source: ClassVar[str] = "Kapishnikov, Bolukbasi, Viegas, Terry 2019, alg. 1, over SLIC supervoxels in mm"
 
     of: Method = setting(IntegratedGradients(), "the method whose map is summed over regions")

@@ -18,6 +18,7 @@ class Saliency(Method):
     """
 
     name: ClassVar[str] = "saliency"
+    title: ClassVar[str] = "Saliency"
     source: ClassVar[str] = "Simonyan, Vedaldi, Zisserman 2014, sec. 3: M = |dT/dx|"
 
     absolute: bool = setting(True, "magnitude only, as in the paper; off keeps the sign")
@@ -41,6 +42,7 @@ class InputXGradient(Method):
     """
 
     name: ClassVar[str] = "input-x-gradient"
+    title: ClassVar[str] = "Input × gradient"
     source: ClassVar[str] = "Shrikumar et al. 2016, arXiv:1605.01713: R = x dT/dx"
 
     def attribute(self, model: Explainable, x: Volume5d, target: Target, progress: Progress) -> Relevance:

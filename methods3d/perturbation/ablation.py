@@ -27,6 +27,7 @@ class Ablation(OneByOne):
     """
 
     name: ClassVar[str] = "ablation"
+    title: ClassVar[str] = "Ablation"
     source: ClassVar[str] = "Zeiler, Fergus 2014, sec. 4.2, for regions; as Captum's FeatureAblation"
 
     features: FeaturesLike = setting("supervoxels(100)", "what is taken out", choices=FEATURES, reads=features)

@@ -70,6 +70,7 @@ class LIME(_Coalitions):
     """
 
     name: ClassVar[str] = "lime"
+    title: ClassVar[str] = "LIME"
     source: ClassVar[str] = (
         "Ribeiro, Singh, Guestrin 2016, eq. 1 and sec. 3.4 (cosine distance), ridge instead of lasso"
     )
@@ -114,6 +115,7 @@ class KernelSHAP(_Coalitions):
     """
 
     name: ClassVar[str] = "kernel-shap"
+    title: ClassVar[str] = "KernelSHAP"
     source: ClassVar[str] = "Lundberg, Lee 2017, theorem 2; paired samples: Covert, Lee 2021, sec. 4.1"
 
     features: FeaturesLike = setting("supervoxels(50)", "what is taken out", choices=FEATURES, reads=features)
@@ -171,6 +173,7 @@ class ShapleySampling(_Coalitions):
     """
 
     name: ClassVar[str] = "shapley-sampling"
+    title: ClassVar[str] = "Shapley sampling"
     source: ClassVar[str] = "Castro, Gomez, Tejada 2009, sec. 3; Strumbelj, Kononenko 2010, alg. 1"
 
     features: FeaturesLike = setting("supervoxels(50)", "what is taken out", choices=FEATURES, reads=features)

@@ -34,10 +34,11 @@ class ExtremalPerturbation(OneByOne):
     """
 
     name: ClassVar[str] = "extremal-perturbation"
+    title: ClassVar[str] = "Extremal perturbation"
     source: ClassVar[str] = "Fong, Patrick, Vedaldi 2019, arXiv:1910.08485, eq. 3 and 5, in 3D"
 
     area: float = setting(0.02, "size of the mask, as a share of the tissue", above=0, at_most=0.9)
-    steps: int = setting(150, "steps of the fit", at_least=1)
+    steps: int = setting(100, "steps of the fit", at_least=1)
     cell: float = setting(8.0, "edge of the mask's cells in mm (voxels where the spacing is unknown)", above=0)
     baseline: BaselineLike = setting("blur(8)", "what stands where the mask hides", choices=BASELINES, reads=baseline)
 

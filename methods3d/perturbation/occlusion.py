@@ -36,6 +36,7 @@ class Occlusion(OneByOne):
     """
 
     name: ClassVar[str] = "occlusion"
+    title: ClassVar[str] = "Occlusion"
     source: ClassVar[str] = "Zeiler, Fergus 2014, sec. 4.2, as the drop T(x) - T(x without the box)"
 
     size: float = setting(12.0, "edge of the (finest) box", above=0)

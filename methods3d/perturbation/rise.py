@@ -29,6 +29,7 @@ class RISE(OneByOne):
     """
 
     name: ClassVar[str] = "rise"
+    title: ClassVar[str] = "RISE"
     source: ClassVar[str] = "Petsiuk, Das, Saenko 2018, arXiv:1806.07421, eq. 6 and sec. 3.2, in 3D"
 
     samples: int = setting(500, "random masks", at_least=2)

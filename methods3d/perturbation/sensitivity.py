@@ -27,6 +27,7 @@ class Sobol(OneByOne):
     """
 
     name: ClassVar[str] = "sobol"
+    title: ClassVar[str] = "Sobol indices"
     source: ClassVar[str] = "Fel, Cadene, Chalvidal, Cord, Vigouroux, Serre 2021, eq. 3; Jansen's estimator"
 
     features: FeaturesLike = setting("supervoxels(50)", "what fades in and out", choices=FEATURES, reads=features)
@@ -74,6 +75,7 @@ class HSIC(OneByOne):
     """
 
     name: ClassVar[str] = "hsic"
+    title: ClassVar[str] = "HSIC"
     source: ClassVar[str] = "Novello, Fel, Vigouroux 2022, eq. 5 and 7: binary kernel for masks, Gaussian for scores"
 
     features: FeaturesLike = setting("supervoxels(100)", "what comes and goes", choices=FEATURES, reads=features)

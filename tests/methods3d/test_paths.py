@@ -144,7 +144,7 @@ def test_the_steps_that_are_reported_are_those_that_were_run(singular, baseline,
     points = Points(net)
     found = IntegratedGradients(tolerance=tolerance, baseline=baseline)(TorchModel(net), x, RegionScore(1, mask))
     assert found.provenance.parameters["steps"] == points.with_gradient
-    assert (points.with_gradient > 32) == (tolerance > 0)
+    assert (points.with_gradient > 32) == (tolerance > 0 and baseline == 0.0)  # where the whole path is not enough
 
 
 @pytest.mark.parametrize("steps", [8, 16])
@@ -270,9 +270,9 @@ def test_blur_gradients_are_scipys_by_the_same_quadrature(case, volume, windows)
     (model, target, score), x = case(windows), volume(1, 1, *SHAPE)
     sigma, slow = 6.0, torch.zeros_like(x)
     for t, w in quadrature(9):
-        width, step = sigma * (1 - t), 1e-5
+        width, step = sigma * (1 - t) ** 2, 1e-5
         speed = (smoothed(x, width - step) - smoothed(x, width + step)) / (2 * step)
-        slow += w * sigma * slope(score, smoothed(x, width)) * speed
+        slow += w * 2 * sigma * (1 - t) * slope(score, smoothed(x, width)) * speed
     found = BlurIG(sigma=sigma, steps=9, tolerance=0)(model, x, target).values
     # The library repeats the border over 6 sigma: what lies beyond has 1e-8 of the smoothed scan's derivative.
     torch.testing.assert_close(found, slow, rtol=0, atol=1e-7 * slow.abs().max().item())
@@ -332,9 +332,10 @@ def test_draws_are_spread_over_baselines_and_places_and_noise_has_its_width(volu
     x = volume(1, 1, *SHAPE) * 3
     drawn = list(draws(x, 64, 3, 0.1, 7))
     assert [n for n, _, _ in drawn] == [n % 3 for n in range(64)]
-    parts = [int(t * 64) for _, t, _ in drawn]
-    assert sorted(parts) == list(range(64)) != parts
-    assert len({round(t * 64 % 1, 6) for _, t, _ in drawn}) == 64  # anywhere in its part
+    for which, turns in ((0, 22), (1, 21), (2, 21)):
+        places = [t * turns for n, t, _ in drawn if n == which]
+        assert [int(place) for place in places] == list(range(turns))  # one in each part of the way
+        assert len({round(place % 1, 6) for place in places}) == turns  # anywhere in it
     noise = torch.stack([end - x for _, _, end in drawn]) / (0.1 * (x.max() - x.min()))
     # Of 49152 normal numbers the mean has a standard error of 0.0045, the deviation one of 0.0032.
     assert abs(float(noise.mean())) < 0.02
