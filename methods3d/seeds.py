@@ -65,8 +65,7 @@ class Seeds:
             # A linear score has the same multipliers whatever it is compared with.
             self._reference = grid.cropped(stitch_reference(read))
         if self._has_parts(self.bound):
-            self.active = self._windows_of(self.bound)
-            self.scores, self.conserved = self._summed(clean)
+            self._sum_parts(clean)
             return
         self.scores, seed = score_and_cotangent(self.bound, clean, rules, self._reference)
         self.conserved = (seed * clean).flatten(1).sum(1)
@@ -94,17 +93,20 @@ class Seeds:
             return False
         return first.within(self.grid.on_scan(self.grid.boxes[0])[0]) is not None
 
-    def _summed(self, clean: Output) -> tuple[Scores, Scores]:
-        """The score and <S, Y>, some planes at a time."""
-        scores, conserved = (torch.zeros(self.batch, dtype=clean.dtype, device=clean.device) for _ in range(2))
+    def _sum_parts(self, clean: Output) -> None:
+        """The score, <S, Y>, and where S is not zero, some planes at a time."""
+        self.scores, self.conserved = (torch.zeros(self.batch, dtype=clean.dtype, device=clean.device) for _ in "TS")
+        self.active = []
         for n in range(self.batch):
+            some = torch.zeros(self.grid.shape, dtype=torch.bool, device=clean.device)
             for start in range(0, self.grid.shape[0], PLANES):
                 planes = (slice(start, start + PLANES), slice(None), slice(None))
                 y = clean[(slice(n, n + 1), slice(None), *planes)]
                 part, seed = self._part(n, planes, y)
-                scores[n] += part
-                conserved[n] += (seed * y).sum()
-        return scores, conserved
+                self.scores[n] += part
+                self.conserved[n] += (seed * y).sum()
+                some[planes] = (seed[0] != 0).any(0)
+            self.active += self.grid.touching(self.grid.padded_mask(some), n)
 
     def _part(self, n: int, box: Box, y: Output) -> tuple[Scores, Tensor]:
         """One sample's score in a box of the scan, and its derivative in y (1, k, *box) there."""

@@ -365,7 +365,7 @@ def composites(as_json: bool) -> None:
 @main.command()
 @click.option("--out", type=click.Path(path_type=Path), default=Path("demo_output"), show_default=True, help="Folder.")
 @click.option("--all", "every", is_flag=True, help="Every method, and the segmenter without windows, too.")
-@click.option("--quick", is_flag=True, help="On a crop, with the smallest budgets: shows that everything runs.")
+@click.option("--quick", is_flag=True, help="On a crop, with the smallest budgets, writing nothing: does it all run?")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def demo(out: Path, every: bool, quick: bool, as_json: bool) -> None:
     """Explain the sample brain with the sample models and many methods, and measure where the relevance lies."""
@@ -373,7 +373,9 @@ def demo(out: Path, every: bool, quick: bool, as_json: bool) -> None:
     from napari_xai.demo import SHOWN, run
 
     with _bar("demo") as progress:
-        rows = run(out, progress, names=tuple(all_methods()) if every else SHOWN, dense=every, quick=quick)
+        rows = run(
+            None if quick else out, progress, names=tuple(all_methods()) if every else SHOWN, dense=every, quick=quick
+        )
     if as_json:
         _print_json([asdict(row) for row in rows])
         return
@@ -389,10 +391,9 @@ def demo(out: Path, every: bool, quick: bool, as_json: bool) -> None:
         for said in (*row.warnings, row.refused):
             if said:
                 OUT.print(f"{row.model}, {row.method}: {_plain(said)}")
-    OUT.print(
-        "lesion share: share of positive relevance inside the lesion, over the lesion's share of the brain.\n"
-        f"Written to {out}: for each model and method relevance.nii.gz, montage.png and provenance.json."
-    )
+    OUT.print("lesion share: share of positive relevance inside the lesion, over the lesion's share of the brain.")
+    if not quick:
+        OUT.print(f"Written to {out}: for each model and method relevance.nii.gz, montage.png and provenance.json.")
 
 
 @main.command()

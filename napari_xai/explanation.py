@@ -1,7 +1,7 @@
 """What comes out: relevance on the scan, the prediction, and the record of how both came about."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from methods3d import Attribution
-from methods3d.faithfulness import Faithfulness
+from methods3d.faithfulness import Curve, Faithfulness
 from napari_xai.layers import LayerData, label_layer, relevance_layers, scan_layers
 from napari_xai.scan_space import WayBack
-from xai_io import ExportError, LoadedModel, Volume, write_json, write_montage, write_nifti
+from xai_io import ExportError, LoadedModel, Volume, write_curves, write_json, write_montage, write_nifti
 
 __all__ = ["Explanation", "Prediction"]
 
@@ -99,7 +99,7 @@ class Explanation:
         }
 
     def save(self, folder: str | os.PathLike[str], *, overwrite: bool = False) -> dict[str, Path]:
-        """Write relevance.nii.gz, montage.png, provenance.json and, for segmentation, prediction.nii.gz.
+        """Write relevance.nii.gz, montage.png and provenance.json; if there is one, prediction.nii.gz; curves.png.
 
         Each file is written aside and renamed; nothing that exists is touched unless `overwrite`.
 
@@ -111,6 +111,8 @@ class Explanation:
         names = {"relevance": "relevance.nii.gz", "montage": "montage.png", "provenance": "provenance.json"}
         if self.prediction.labels is not None:
             names["prediction"] = "prediction.nii.gz"
+        if self.faithfulness is not None:
+            names["curves"] = "curves.png"
         paths = {what: folder / name for what, name in names.items()}
         there = [path.name for path in paths.values() if path.exists()]
         if there and not overwrite:
@@ -124,8 +126,31 @@ class Explanation:
             write_nifti(paths["prediction"], self.prediction.labels, overwrite=overwrite)
         total = self.relevance.with_data(self.relevance.data.sum(0, keepdims=True))
         write_montage(paths["montage"], self.scan, total, caption=self.caption, overwrite=overwrite)
+        if self.faithfulness is not None:
+            self._write_curves(paths["curves"], overwrite=overwrite)
         write_json(paths["provenance"], self.record, overwrite=overwrite)  # last: it says that the rest is whole
         return paths
+
+    def _write_curves(self, path: Path, *, overwrite: bool) -> None:
+        """Deletion and insertion, beside random maps."""
+        assert self.faithfulness is not None  # it was measured
+        found = self.faithfulness
+        name = self.attribution.provenance.method
+
+        def panel(curve: Curve, random: Sequence[Curve]) -> tuple[Sequence[float], dict[str, list[Sequence[float]]]]:
+            return curve.shares, {name: [curve.scores], "random maps": [one.scores for one in random]}
+
+        write_curves(
+            path,
+            {
+                f"deletion, area {found.deletion.area:.3f}": panel(found.deletion, found.random_deletion),
+                f"insertion, area {found.insertion.area:.3f}": panel(found.insertion, found.random_insertion),
+            },
+            across="share of the tissue's voxels, highest relevance first",
+            up="score: 0 baseline, 1 scan",
+            notice=f"{self.question}. {NOTICE}",
+            overwrite=overwrite,
+        )
 
     @property
     def caption(self) -> dict[str, str]:

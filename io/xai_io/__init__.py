@@ -2,6 +2,7 @@
 
 from ._files import written_aside
 from ._pipeline import WindowSettings
+from .curves import write_curves
 from .display import Display, display_for, display_range
 from .errors import DecoderMissing, ExportError, GeometryError, ModelError, ScanError, UntrustedModel, XaiIOError
 from .export import write_json
@@ -31,6 +32,7 @@ __all__ = [
     "read_volume",
     "resampled_to",
     "sniff",
+    "write_curves",
     "write_json",
     "write_montage",
     "write_nifti",

@@ -107,8 +107,8 @@ def gathered_along(
         gap = float((piece.last - piece.first - part.sum()).abs())
         middle = piece.start + length / 2
         # Of pieces, half of what is allowed goes by length, and half to all alike: together they never have more.
-        share = 1.0 if length == 1 else (length + FINER / most) / 2
-        if allowed and gap > allowed * share and used + FINER * (len(pieces) + 2) <= most:
+        may_miss = allowed * (1.0 if length == 1 else (length + FINER / most) / 2)
+        if allowed and gap > may_miss and used + FINER * (len(pieces) + 2) <= most:
             between = model.scores(path.point(middle), target)
             pieces += [
                 _Piece(middle, piece.stop, between, piece.last),

@@ -155,7 +155,7 @@ def test_the_cost_is_an_upper_bound(make, volume, counted, region):
     net, x = make("gated"), volume(1, 1, 16, 16, 16)
     method = Occlusion(levels=1, size=8, stride=8, unit="voxel")
     for model in (TorchModel(net), WindowedModel(net, 8)):
-        model.output(x.repeat(2, 1, 1, 1, 1))  # whether samples mix is found out once
+        model.output(torch.cat([x, -x]))  # whether samples mix is found out once
         with counted(net) as count:
             method(model, x, RegionScore(1, region((16, 16, 16), (0, 16), (0, 16), (0, 16))))
         assert count.samples <= method.cost(model, (16, 16, 16)).forward
