@@ -26,8 +26,10 @@ def relevance_of(
         cause: torch.cat([g.absorbed.get(cause, torch.zeros_like(g.scores)) for _, g in found]) for cause in causes
     }
     gap = scores - values.flatten(1).sum(1) - sum(absorbed.values())
-    uncovered = frozenset[str]().union(*(g.uncovered for _, g in found))
-    return Relevance(values, scores, extensive=True, absorbed=absorbed, gap=gap, warnings=unruled(uncovered))
+    warnings = unruled(*(g for _, g in found))
+    if not any(g.met for _, g in found):
+        warnings += ("no rule met any function of the network, so that this is the plain gradient x input",)
+    return Relevance(values, scores, extensive=True, absorbed=absorbed, gap=gap, warnings=warnings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +101,7 @@ def _within(composite: Composite, low: float, high: float) -> Composite:
     return replace(composite, entries=entries)
 
 
-def unruled(uncovered: frozenset[str]) -> tuple[str, ...]:
+def unruled(*found: Gradient) -> tuple[str, ...]:
     """The warning that names functions without a rule."""
-    if not uncovered:
-        return ()
-    return (f"no rule covers {', '.join(sorted(uncovered))}: plain gradients were used there",)
+    uncovered = frozenset[str]().union(*(g.uncovered for g in found))
+    return (f"no rule covers {', '.join(sorted(uncovered))}: plain gradients were used there",) if uncovered else ()

@@ -159,6 +159,7 @@ class Rewriting(TorchFunctionMode):
             out = handler(self, func, *args, **kwargs)
             self.met |= out is not NotImplemented
             return out
+        self.met = True
         self.rule, site = "", self.site
         if site not in self.flows:
             self.flows[site] = Flow("", torch.zeros(self.batch), torch.zeros(self.batch))

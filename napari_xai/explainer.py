@@ -78,9 +78,11 @@ class Explainer:
     ) -> Explanation:
         """Explain one scan; parameters as in `napari_xai.explain`."""
         method = method_named(method)() if isinstance(method, str) else method
-        asked = self.ask(scan, target=target, against=against, region=region, progress=progress)
-        space, goal = asked.space, asked.question.target
+        space = self.space(scan)
         method = resolved(method, partial(self._placed, space=space))
+        method.check_all(self.on(space), space.x)  # settings that do not fit are refused before the model is run
+        asked = self._asked(space, target, against, region, progress)
+        goal = asked.question.target
         with _memory_said():
             if checkpoint is None:
                 attribution = method(asked.model, space.x, goal, progress=progress)
@@ -113,9 +115,17 @@ class Explainer:
         progress: Progress = silent,
     ) -> "Asked":
         """Run the model on one scan and bind the question on what it predicts; parameters as in `explain`."""
-        volume = self.read(scan)
-        mask = None if region is None else _on_grid_of(volume, region, "region")
-        space = ModelSpace.of(volume, self.loaded.preprocessing)
+        return self._asked(self.space(scan), target, against, region, progress)
+
+    def _asked(
+        self,
+        space: ModelSpace,
+        target: int | str | Target | None,
+        against: int | str | None,
+        region: ScanLike | None,
+        progress: Progress,
+    ) -> "Asked":
+        mask = None if region is None else _on_grid_of(space.scan, region, "region")
         model = self.on(space)
         with _memory_said():
             output = model.output(space.x, progress=progress)
@@ -140,12 +150,16 @@ class Explainer:
             )
         return volume
 
+    def space(self, scan: ScanLike) -> ModelSpace:
+        """The scan as the model sees it."""
+        return ModelSpace.of(self.read(scan), self.loaded.preprocessing)
+
     def _placed(self, reference: Reference, space: ModelSpace) -> Tensor:
         """A volume that a method's settings name, on the model's grid."""
         source = reference.source
         try:
             if reference.kind == "scan":
-                return space.beside(ModelSpace.of(self.read(source), self.loaded.preprocessing))
+                return space.beside(self.space(source))
             there = space.label_map(_on_grid_of(space.scan, source, reference.kind))
         except XaiIOError as error:
             raise ExplainError(f"A volume of the method's settings cannot be read: {error}") from error

@@ -86,4 +86,4 @@ def _compared(
     found = model.gradient(x, target, rules=Rescale(), reference=x0, progress=progress)
     values = (x - x0) * found.values
     gap = score - model.scores(x0, target) - values.sum()
-    return Relevance(values, score, extensive=True, gap=gap, warnings=unruled(found.uncovered))
+    return Relevance(values, score, extensive=True, gap=gap, warnings=unruled(found))

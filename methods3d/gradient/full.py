@@ -36,7 +36,7 @@ class FullGrad(Method):
             values += found.voxels.sum(1, keepdim=True)
         biases = [kept for (site, _), kept in found.leaks.items() if site != PADDED]  # those are magnitudes
         gap = found.scores - own.flatten(1).sum(1) - sum(biases)
-        return Relevance(values, found.scores, extensive=True, gap=gap, warnings=unruled(found.uncovered))
+        return Relevance(values, found.scores, extensive=True, gap=gap, warnings=unruled(found))
 
     def cost(self, model: Explainable, shape: tuple[int, int, int]) -> Cost:
         """One forward, with a tangent for what is not linear; one backward."""

@@ -447,3 +447,20 @@ def test_lrp_through_autocast(make, volume):
     # bfloat16 has eight bits: a few hundredths after a dozen layers.
     assert float((half.values - exact.values).norm() / exact.values.norm()) < 0.2
     torch.testing.assert_close(account(half), half.scores, rtol=0.02, atol=0.02 * float(half.values.abs().sum()))
+
+
+def test_rules_that_meet_nothing_are_said(volume):
+    class Scaled(nn.Module):
+        def forward(self, x):
+            return (2 * x).flatten(1).sum(1, keepdim=True)
+
+    found = LRP()(TorchModel(Scaled()), volume(1, 1, 6, 6, 6), ClassScore(0))
+    assert any("no rule met any function" in w for w in found.warnings)
+    assert not any(
+        "no rule met" in w
+        for w in LRP()(
+            TorchModel(nn.Sequential(nn.Flatten(), nn.Linear(216, 1)).double()),
+            volume(1, 1, 6, 6, 6).double(),
+            ClassScore(0),
+        ).warnings
+    )

@@ -223,3 +223,24 @@ def test_the_way_of_a_scan_smaller_than_the_window(segmenter, tmp_path):
     write_nifti(tmp_path / "small.nii.gz", small)
     found = explain(tmp_path / "small.nii.gz", segmenter, target="lesion", method="input-x-gradient")
     assert found.relevance.shape == (9, 30, 10)
+
+
+@pytest.mark.parametrize(
+    ("method", "sentence"),
+    [
+        (lambda: Occlusion(size=500.0, stride=4.0), "give a smaller size"),
+        (lambda: IntegratedGradients(baseline=torch.zeros(1, 1, 3, 3, 3)), "shape"),
+        (lambda: methods()["ablation"](features=torch.ones(3, 3, 3)), "same grid"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused_before_the_model_is_run(method, sentence, scan):
+    class Counted(nn.Module):
+        runs = 0
+
+        def forward(self, x):
+            Counted.runs += 1
+            return x.flatten(1).sum(1, keepdim=True)
+
+    with pytest.raises(USER_ERRORS, match=sentence):
+        explain(scan, Counted(), method=method(), target=0)
+    assert Counted.runs == 0
