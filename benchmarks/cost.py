@@ -6,18 +6,16 @@ python benchmarks/cost.py [--write docs/results.md]
 import argparse
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from _flops import flops
 from _tables import machine, table, write
 from monai.networks.nets import DenseNet, UNet
 from monai.visualize import GradCAM as MonaiGradCAM
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import flop_registry
 
 from methods3d import (
     CAM,
@@ -43,27 +41,6 @@ from methods3d.memory import PeakBytes
 
 SCAN = (512, 512, 256)
 WINDOW = 96
-
-
-class Flops(TorchDispatchMode):
-    """Operations that are carried out; shapes that are followed on the meta device cost nothing."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.total = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        computed = not any(isinstance(t, torch.Tensor) and t.is_meta for t in tree_leaves((args, kwargs)))
-        if computed and func._overloadpacket in flop_registry:
-            self.total += flop_registry[func._overloadpacket](*args, **(kwargs or {}), out_val=out)
-        return out
-
-
-def flops(work: Callable[[], Any]) -> int:
-    with Flops() as count:
-        work()
-    return count.total
 
 
 def operations() -> str:

@@ -5,14 +5,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.nn.functional as F
+from _flops import Flops
 from captum.attr import LayerFeatureAblation, LayerGradientXActivation
 from monai import visualize
 from monai.data.utils import compute_importance_map, dense_patch_slices
 from monai.inferers import SlidingWindowInferer
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import flop_registry
 
 from methods3d import (
     CAM,
@@ -830,25 +828,6 @@ def test_a_batch_is_its_samples(make, volume, smallest, method):
 # --- what it costs ---
 
 
-class Operations(TorchDispatchMode):
-    """Floating-point operations of convolutions and products, forward and backward; what is on `meta` is free."""
-
-    def __init__(self):
-        super().__init__()
-        self.forward = self.backward = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        tensors = [t for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)]
-        if func.overloadpacket in flop_registry and not any(t.is_meta for t in tensors):
-            count = flop_registry[func.overloadpacket](*args, **(kwargs or {}), out_val=out)
-            if func.overloadpacket == torch.ops.aten.convolution_backward:
-                self.backward += count
-            else:
-                self.forward += count
-        return out
-
-
 def one_pass(net, x, layer, target):
     """Operations of one forward pass, and of one backward pass that ends at the layer."""
     leaf = []
@@ -861,7 +840,7 @@ def one_pass(net, x, layer, target):
     handle = net.get_submodule(layer).register_forward_hook(hook)
     for p in wanted:
         p.requires_grad_(False)
-    with Operations() as operations:
+    with Flops() as operations:
         y = net(x)
         torch.autograd.grad(target.bind(y.detach())(y).sum(), leaf)
     handle.remove()
@@ -882,7 +861,7 @@ def one_pass(net, x, layer, target):
 def test_one_pass_up_and_one_down_to_the_layer_are_enough(make, volume, method, name, layer, named, smallest):
     net, x = make(name), volume(1, 1, 16, 16, 16)
     target = PredictedRegion(1) if name == "unet" else ClassScore(1)
-    with Operations() as spent:
+    with Flops() as spent:
         found = smallest(method, **({"layer": layer} if named else {}))(TorchModel(net), x, target)
     allowed = one_pass(net, x, found.provenance.parameters["layer"], target)
     assert allowed.forward > 1e5
@@ -895,9 +874,9 @@ def test_monais_grad_cam_goes_down_to_the_weights_of_the_first_layer(make, volum
     """MONAI 1.6: gradients of every parameter, twice and more what one pass up and one down to the layer take."""
     net, x, layer = make("densenet"), volume(1, 1, 16, 16, 16), "features.transition1.conv"
     allowed = one_pass(net, x, layer, ClassScore(1))
-    with Operations() as theirs:
+    with Flops() as theirs:
         visualize.GradCAM(make("densenet"), layer)(x, class_idx=1)
-    with Operations() as ours:
+    with Flops() as ours:
         GradCAM(layer=layer)(TorchModel(net), x, ClassScore(1))
     assert theirs.forward + theirs.backward > 2 * allowed.forward
     assert ours.forward + ours.backward < 1.1 * allowed.forward

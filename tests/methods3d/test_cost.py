@@ -2,11 +2,9 @@
 
 import pytest
 import torch
+from _flops import flops
 from monai.networks.nets import UNet
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import flop_registry
 
 from methods3d import (
     GradCAM,
@@ -19,27 +17,6 @@ from methods3d import (
     WindowedModel,
 )
 from methods3d.memory import PeakBytes
-
-
-class Flops(TorchDispatchMode):
-    """Floating-point operations that are carried out; shapes that are followed on the meta device cost nothing."""
-
-    def __init__(self):
-        super().__init__()
-        self.total = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        computed = not any(isinstance(t, torch.Tensor) and t.is_meta for t in tree_leaves((args, kwargs)))
-        if computed and func._overloadpacket in flop_registry:
-            self.total += flop_registry[func._overloadpacket](*args, **(kwargs or {}), out_val=out)
-        return out
-
-
-def flops(work):
-    with Flops() as count:
-        work()
-    return count.total
 
 
 @pytest.fixture
