@@ -3,7 +3,7 @@
 Methods that take long see fewer lesions: as many as fit into the time for each, five at least. Each model has a process
 of its own, with one thread if OMP_NUM_THREADS is 1.
 
-python benchmarks/localisation.py [--lesions 20] [--minutes 1.5] [--write docs/results.md]
+python benchmarks/localisation.py [--lesions 20] [--minutes 1] [--write docs/results.md]
 """
 
 import argparse
@@ -100,7 +100,7 @@ def measured(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--lesions", type=int, default=20)
-    parser.add_argument("--minutes", type=float, default=1.5)
+    parser.add_argument("--minutes", type=float, default=1.0)
     parser.add_argument("--methods", nargs="*", default=list(methods()))
     parser.add_argument("--models", nargs="*", default=["lesion_classifier", "lesion_segmenter"])
     parser.add_argument("--write", type=Path)

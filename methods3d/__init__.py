@@ -26,7 +26,6 @@ from methods3d.cam import (
     XGradCAM,
 )
 from methods3d.contrast import Contrast
-from methods3d.contrastive import CLRP
 from methods3d.control import Edges, InputItself, RandomMap
 from methods3d.errors import (
     Cancelled,
@@ -64,7 +63,7 @@ from methods3d.gradient import (
 )
 from methods3d.layers import LayerUnit
 from methods3d.layerwise import LayerAttribution
-from methods3d.lrp import LRP
+from methods3d.lrp import CLRP, LRP, SalientRelevance
 from methods3d.method import Method
 from methods3d.model import TorchModel
 from methods3d.perturbation import (
@@ -80,7 +79,6 @@ from methods3d.perturbation import (
 )
 from methods3d.registry import FAMILIES, method, methods
 from methods3d.rules import Composite, composite
-from methods3d.salient import SalientRelevance
 from methods3d.targets import ClassMargin, ClassScore, PredictedRegion, RegionScore, Regression
 from methods3d.types import Attribution, Cost, Explainable, ModelInfo, Progress, Provenance, Reference, Target, silent
 from methods3d.windows import WindowedModel

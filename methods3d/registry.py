@@ -15,7 +15,6 @@ from methods3d.cam import (
     SmoothGradCAMpp,
     XGradCAM,
 )
-from methods3d.contrastive import CLRP
 from methods3d.control import Edges, InputItself, RandomMap
 from methods3d.errors import MethodError
 from methods3d.gradient import (
@@ -40,7 +39,7 @@ from methods3d.gradient import (
     VarGrad,
 )
 from methods3d.layerwise import LayerAttribution
-from methods3d.lrp import LRP
+from methods3d.lrp import CLRP, LRP, SalientRelevance
 from methods3d.method import Method
 from methods3d.perturbation import (
     HSIC,
@@ -53,7 +52,6 @@ from methods3d.perturbation import (
     ShapleySampling,
     Sobol,
 )
-from methods3d.salient import SalientRelevance
 
 __all__ = ["FAMILIES", "method", "methods"]
 

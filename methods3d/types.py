@@ -126,6 +126,13 @@ class Gradient(NamedTuple):
             total[cause] = total[cause] + kept if cause in total else kept
         return total
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """The functions without a rule, named."""
+        if not self.uncovered:
+            return ()
+        return (f"no rule covers {', '.join(sorted(self.uncovered))}: plain gradients were used there",)
+
 
 @dataclass(frozen=True, slots=True)
 class Tap:

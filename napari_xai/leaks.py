@@ -6,7 +6,7 @@ from typing import Any, Literal
 import torch
 
 from methods3d import ClassScore, RegionScore, Target, TorchModel
-from methods3d.propagate import leaks
+from methods3d.lrp.propagate import leaks
 from methods3d.rules import Propagation, composite
 from napari_xai.errors import ExplainError
 from napari_xai.explainer import Explainer

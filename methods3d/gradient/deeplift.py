@@ -9,7 +9,6 @@ from methods3d.baselines import BASELINES, Baseline, BaselineLike, baseline, bas
 from methods3d.gradient.expected import SET
 from methods3d.meter import part_of
 from methods3d.method import OneByOne, Relevance, setting
-from methods3d.propagate import unruled
 from methods3d.rules.rescale import Rescale
 from methods3d.types import Cost, Explainable, Progress, Scores, Target, Volume5d
 
@@ -86,4 +85,4 @@ def _compared(
     found = model.gradient(x, target, rules=Rescale(), reference=x0, progress=progress)
     values = (x - x0) * found.values
     gap = score - model.scores(x0, target) - values.sum()
-    return Relevance(values, score, extensive=True, gap=gap, warnings=unruled(found))
+    return Relevance(values, score, extensive=True, gap=gap, warnings=found.warnings)

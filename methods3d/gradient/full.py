@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from methods3d.method import Method, Relevance
-from methods3d.propagate import unruled
 from methods3d.rules.full import FullGradients
 from methods3d.types import Cost, Explainable, Progress, Target, Volume5d
 from methods3d.windows import PADDED
@@ -36,7 +35,7 @@ class FullGrad(Method):
             values += found.voxels.sum(1, keepdim=True)
         biases = [kept for (site, _), kept in found.leaks.items() if site != PADDED]  # those are magnitudes
         gap = found.scores - own.flatten(1).sum(1) - sum(biases)
-        return Relevance(values, found.scores, extensive=True, gap=gap, warnings=unruled(found))
+        return Relevance(values, found.scores, extensive=True, gap=gap, warnings=found.warnings)
 
     def cost(self, model: Explainable, shape: tuple[int, int, int]) -> Cost:
         """One forward, with a tangent for what is not linear; one backward."""

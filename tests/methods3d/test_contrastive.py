@@ -20,8 +20,8 @@ from methods3d import (
     WindowedModel,
 )
 from methods3d.contrast import Contrast
-from methods3d.contrastive import CLRP
-from methods3d.propagate import relevance_of
+from methods3d.lrp.contrastive import CLRP
+from methods3d.lrp.propagate import relevance_of
 from methods3d.rules import Propagation, composite
 
 SEEDS = ("others", "softmax")

@@ -24,7 +24,7 @@ from methods3d import (
     VolumeError,
     WindowedModel,
 )
-from methods3d.propagate import leaks
+from methods3d.lrp.propagate import leaks
 from methods3d.rules import COMPOSITES, Propagation, composite
 
 CLASSIFIERS = ("densenet", "tokens", "plain", "smooth_classifier")

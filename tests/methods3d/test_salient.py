@@ -21,7 +21,7 @@ from methods3d import (
     TorchModel,
     WindowedModel,
 )
-from methods3d.salient import SalientRelevance, salience
+from methods3d.lrp.salient import SalientRelevance, salience
 
 # --- the definition, in loops ---
 
@@ -114,7 +114,7 @@ def test_it_is_what_the_slow_loops_give(volume, shape, spacing, settings):
 def test_rows_at_a_time_make_no_difference(volume, monkeypatch):
     x = volume(9, 8, 7)
     whole = salience(x)
-    monkeypatch.setattr("methods3d.salient.CHUNK", 1)
+    monkeypatch.setattr("methods3d.lrp.salient.CHUNK", 1)
     torch.testing.assert_close(salience(x), whole, rtol=1e-6, atol=1e-7)
 
 

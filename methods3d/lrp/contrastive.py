@@ -6,8 +6,8 @@ from typing import ClassVar, Literal
 import torch
 
 from methods3d.contrast import Contrast
+from methods3d.lrp.propagate import relevance_of
 from methods3d.method import Method, Relevance, setting
-from methods3d.propagate import relevance_of
 from methods3d.rules import COMPOSITES, Propagation, composite
 from methods3d.types import Cost, Explainable, Mask, Output, Progress, Scores, Target, Volume5d
 

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from methods3d.errors import ParameterError
+from methods3d.lrp.propagate import relevance_of
 from methods3d.method import Method, Relevance, setting
-from methods3d.propagate import relevance_of
 from methods3d.rules import COMPOSITES, Propagation, composite
 from methods3d.types import Cost, Explainable, Progress, Target, Volume5d
 

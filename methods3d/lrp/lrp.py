@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from methods3d.lrp.propagate import relevance_of
 from methods3d.method import Method, Relevance, setting
-from methods3d.propagate import relevance_of
 from methods3d.rules import COMPOSITES, Propagation, composite
 from methods3d.types import Cost, Explainable, Progress, Target, Volume5d
 

@@ -11,7 +11,7 @@ from methods3d.rules import Composite, Propagation
 from methods3d.rules.linear import ZBox
 from methods3d.types import Explainable, Gradient, Progress, Target, Volume5d, silent
 
-__all__ = ["Leak", "leaks", "relevance_of", "unruled"]
+__all__ = ["Leak", "leaks", "relevance_of"]
 
 
 def relevance_of(
@@ -26,7 +26,7 @@ def relevance_of(
         cause: torch.cat([g.absorbed.get(cause, torch.zeros_like(g.scores)) for _, g in found]) for cause in causes
     }
     gap = scores - values.flatten(1).sum(1) - sum(absorbed.values())
-    warnings = unruled(*(g for _, g in found))
+    warnings = tuple(dict.fromkeys(warning for _, g in found for warning in g.warnings))
     if not any(g.met for _, g in found):
         warnings += ("no rule met any function of the network, so that this is the plain gradient x input",)
     return Relevance(values, scores, extensive=True, absorbed=absorbed, gap=gap, warnings=warnings)
@@ -99,9 +99,3 @@ def _within(composite: Composite, low: float, high: float) -> Composite:
         for place, rule in composite.entries
     )
     return replace(composite, entries=entries)
-
-
-def unruled(*found: Gradient) -> tuple[str, ...]:
-    """The warning that names functions without a rule."""
-    uncovered = frozenset[str]().union(*(g.uncovered for g in found))
-    return (f"no rule covers {', '.join(sorted(uncovered))}: plain gradients were used there",) if uncovered else ()
