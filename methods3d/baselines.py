@@ -149,6 +149,14 @@ class Scan(Baseline):
     other: Tensor | Reference
     name: ClassVar[str] = "scan"
 
+    def __eq__(self, other: object) -> bool:
+        """Of the very same volume."""
+        return isinstance(other, Scan) and other.other is self.other
+
+    def __hash__(self) -> int:
+        """By the volume."""
+        return hash(id(self.other))
+
     def volume(self, x: Volume5d, info: ModelInfo) -> Volume5d:
         """The other scan, for every sample."""
         self.check_fit(x)

@@ -51,32 +51,43 @@ def remembering(model: Explainable, answers: Answers) -> Explainable:
     return cast(Explainable, _Remembering(model, answers))
 
 
+@dataclass
+class _Place:
+    """How far a run has come in the answers."""
+
+    next: int = 0
+
+
 class _Remembering:
     """Answers edits from memory as far as it reaches; everything else goes to the model."""
 
-    def __init__(self, model: Explainable, answers: Answers) -> None:
-        self._model, self._answers, self._next = model, answers, 0
+    def __init__(self, model: Explainable, answers: Answers, place: "_Place | None" = None) -> None:
+        self._model, self._answers, self._place = model, answers, place or _Place()
 
     def __getattr__(self, name: str) -> Any:
         """Whatever is not remembered."""
         return getattr(self._model, name)
 
+    def cut(self, runner: Callable[[Any], Any]) -> "_Remembering":
+        """The model cut, with the same memory."""
+        return _Remembering(self._model.cut(runner), self._answers, self._place)
+
     def edited(self, x: Volume5d, target: Target, edits: Iterable[Edit]) -> Iterator[Scores]:
         """The score after each edit: from memory as far as it reaches."""
         waiting = iter(edits)
-        while self._next < len(self._answers.given):
+        while self._place.next < len(self._answers.given):
             if next(waiting, None) is None:
                 return
-            self._next += 1
-            yield self._answers.given[self._next - 1][None].to(x)
+            self._place.next += 1
+            yield self._answers.given[self._place.next - 1][None].to(x)
         for scores in self._model.edited(x, target, waiting):
             self._answers.add(list(scores.detach().cpu()))
-            self._next += len(scores)
+            self._place.next += len(scores)
             yield scores
 
     def recalled(self, compute: Callable[[], Tensor]) -> Tensor:
         """compute(), or what it gave the time before."""
-        if self._next == len(self._answers.given):
+        if self._place.next == len(self._answers.given):
             self._answers.add([compute().detach().cpu()])
-        self._next += 1
-        return self._answers.given[self._next - 1]
+        self._place.next += 1
+        return self._answers.given[self._place.next - 1]

@@ -126,23 +126,18 @@ class WindowedEdits:
         return self.grid.windows(self.x, pairs, self.cval, self.padding_mode)
 
     def _meets(self, edit: Edit, box: Box) -> bool:
-        """Whether an edit (unpadded voxels) changes what a window (padded voxels) sees."""
-        if self.grid.is_padded and self.padding_mode != "constant":
-            return True  # the padding repeats voxels: an edit may show anywhere
-        return all(
-            e.start + lo < b.stop and b.start < e.stop + lo
-            for e, b, lo in zip(edit.box, box, self.grid.before, strict=True)
-        )
+        """Whether an edit changes what a window sees; padding repeats only what the window sees anyway."""
+        there = self.grid.on_scan(box)[0]
+        return all(e.start < t.stop and t.start < e.stop for e, t in zip(edit.box, there, strict=True))
 
     def _edited(self, edit: Edit, pair: tuple[int, Box]) -> Volume5d:
         """One window of the edited scan."""
-        if self.grid.is_padded and self.padding_mode != "constant":
-            return self.grid.windows(edited_volume(self.x, edit), [pair], self.cval, self.padding_mode)
-        window = self._windows([pair]).clone()
-        inside, part = [], []  # the box as the window sees it, and the part of the box that it sees
-        for e, b, lo in zip(edit.box, pair[1], self.grid.before, strict=True):
-            start, stop = max(e.start + lo, b.start), min(e.stop + lo, b.stop)
-            inside.append(slice(start - b.start, stop - b.start))
-            part.append(slice(start - e.start - lo, stop - e.start - lo))
-        window[(slice(None), edit.channels, *inside)] = edit.values[(slice(None), *part)].to(window)
-        return window
+        there = self.grid.on_scan(pair[1])[0]
+        seen = self.x[(slice(None), slice(None), *there)].clone()
+        inside, part = [], []  # the edit's box as the window sees it, and the part of it that it sees
+        for e, t in zip(edit.box, there, strict=True):
+            start, stop = max(e.start, t.start), min(e.stop, t.stop)
+            inside.append(slice(start - t.start, stop - t.start))
+            part.append(slice(start - e.start, stop - e.start))
+        seen[(slice(None), edit.channels, *inside)] = edit.values[(slice(None), *part)].to(seen)
+        return self.grid.pad(seen, self.cval, self.padding_mode)

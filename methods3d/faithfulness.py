@@ -9,6 +9,7 @@ from torch import Tensor
 from methods3d.baselines import BaselineLike, baseline
 from methods3d.control import RandomMap
 from methods3d.errors import ParameterError
+from methods3d.layers import LayerUnit
 from methods3d.meter import Meter
 from methods3d.types import Box, Edit, Explainable, Progress, Target, Volume5d, silent
 
@@ -98,20 +99,27 @@ def faithfulness(
 
     Raises
     ------
-    ParameterError : more than one sample, a map on another grid, or fewer than two points.
+    ParameterError : more than one sample, a map on another grid or with NaN, or fewer than two points.
     """
-    if len(x) != 1 or values.shape[0] != 1 or values.shape[2:] != x.shape[2:]:
+    fits = values.ndim == 5 and values.shape[1] in (1, x.shape[1]) and values.shape[2:] == x.shape[2:]
+    if len(x) != 1 or len(values) != 1 or not fits:
         raise ParameterError(
             f"A curve is of one sample and its map on the same grid, not of {tuple(x.shape)} and {tuple(values.shape)}."
         )
+    if not bool(torch.isfinite(values).all()):
+        raise ParameterError("The map has NaN or infinite values, which have no rank: measure another.")
     if points < 2 or controls < 0:
         raise ParameterError(f"A curve needs 2 points or more and 0 controls or more, not {points} and {controls}.")
+    nothing = baseline(blank)
+    nothing.check_fit(x)
+    if isinstance(target, LayerUnit):
+        model, target = target.on(model, x)
     bound, score = model.bind(x, target)
-    empty = model.reference(x, baseline(blank))
+    empty = model.reference(x, nothing)
     base = model.scores(empty, bound)
     if bool(score == base):
         raise ParameterError(
-            f"The scan and its baseline {baseline(blank)} have the same score, so that there is nothing to lose: "
+            f"The scan and its baseline {nothing} have the same score, so that there is nothing to lose: "
             "take another baseline."
         )
     spacing = model.info.spacing or (1.0, 1.0, 1.0)

@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TypeAlias
 
 import torch
@@ -84,16 +85,19 @@ class Grid:
 
         G is summed up over the windows that overlap: on the whole scan it would take as much memory as the scan.
         """
-        starts = [sorted({b[axis].start for b in self.boxes}) for axis in range(3)]
         near = tuple(
             tuple(start - side.start for start in along if abs(start - side.start) < size)
-            for along, side, size in zip(starts, box, self.roi, strict=True)
+            for along, side, size in zip(self._starts, box, self.roi, strict=True)
         )
         if near not in self._shares:
             if len(self._shares) >= SHARES:
                 del self._shares[next(iter(self._shares))]
             self._shares[near] = self._share(near)
         return self._shares[near]
+
+    @cached_property
+    def _starts(self) -> list[list[int]]:
+        return [sorted({box[axis].start for box in self.boxes}) for axis in range(3)]
 
     def _share(self, near: tuple[tuple[int, ...], ...]) -> Tensor:
         norm = torch.zeros_like(self.weight)
@@ -113,10 +117,11 @@ class Grid:
 
     def windows(self, x: Volume5d, pairs: Sequence[tuple[int, Box]], cval: float, padding_mode: str) -> Volume5d:
         """The given windows of the padded scan, (w, c, *roi)."""
-        padded = self._pad(x, cval, padding_mode)
-        return torch.stack([padded[(n, slice(None), *box)] for n, box in pairs])
+        parts = [x[(slice(n, n + 1), slice(None), *self.on_scan(box)[0])] for n, box in pairs]
+        return torch.cat([self.pad(part, cval, padding_mode) for part in parts])
 
-    def _pad(self, x: Volume5d, cval: float, padding_mode: str) -> Volume5d:
+    def pad(self, x: Volume5d, cval: float, padding_mode: str) -> Volume5d:
+        """The scan, or what a window sees of it, padded: a window holds all of an axis that is padded."""
         if not self.is_padded:
             return x
         fill = {"value": cval} if padding_mode == "constant" else {}
@@ -154,7 +159,7 @@ class Grid:
             return self.cropped(gradient).contiguous()
         with torch.enable_grad():
             leaf = x.detach().to(gradient).requires_grad_()
-            (back,) = torch.autograd.grad(self._pad(leaf, cval, padding_mode), leaf, gradient)
+            (back,) = torch.autograd.grad(self.pad(leaf, cval, padding_mode), leaf, gradient)
         return back
 
 

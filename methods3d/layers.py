@@ -13,12 +13,12 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from methods3d.cells import interpolated
-from methods3d.errors import LayerError, TargetError
+from methods3d.errors import LayerError, TargetError, VolumeError
 from methods3d.functions import JOINS, function_name
 from methods3d.model import TorchModel
 from methods3d.runner import Reached, Runner
 from methods3d.targets import RegionScore
-from methods3d.types import Blank, Box, Explainable, Mask, Output, Part, Scores, Target, Volume5d
+from methods3d.types import Blank, Box, Explainable, Layer, Mask, Output, Part, Scores, Target, Volume5d
 
 __all__ = ["LayerUnit", "UpperPart", "above"]
 
@@ -47,6 +47,12 @@ class Below(Runner):
         out = out if out.dtype == torch.float64 else out.float()
         return interpolated(out, x.shape[2:])
 
+    def layers(self, x: Volume5d) -> list[Layer]:
+        """Those that finish before this one does, and itself."""
+        found = super().layers(x)
+        names = [layer.name for layer in found]
+        return found[: names.index(self.layer) + 1] if self.layer in names else found
+
 
 class Above(Runner):
     """A network from a layer on: its input is the layer's output, for one scan that stays the same.
@@ -57,9 +63,19 @@ class Above(Runner):
     def __init__(self, runner: Runner, layer: str, x: Volume5d) -> None:
         super().__init__(runner.net, runner.choice, runner.autocast)
         self.layer, self._x = layer, x
+        self._expanded = False  # whether the scan goes through once for every sample, because its skips do not fit
 
     def run(self, x: Volume5d) -> Output:
         """The output for the layer's activations x (b, a, i', j', k')."""
+        if self._expanded or len(x) == 1:
+            return self._run(x)
+        try:
+            return self._run(x)
+        except VolumeError:  # what is led past the layer joins the batch in a way that is not known
+            self._expanded = True
+            return self._run(x)
+
+    def _run(self, x: Volume5d) -> Output:
         wanted = torch.is_grad_enabled()
 
         def hook(out: Tensor) -> Tensor:
@@ -67,7 +83,8 @@ class Above(Runner):
             return x.to(out.dtype)
 
         with torch.no_grad(), self.at(self.layer, hook), _Alongside(len(x)):
-            return self._whole(super().run(self.placed(self._x)), len(x))
+            scan = self._x.expand(len(x), -1, -1, -1, -1) if self._expanded else self._x
+            return self._whole(super().run(self.placed(scan)), len(x))
 
     def _whole(self, y: Output, batch: int) -> Output:
         if len(y) == batch:
@@ -89,7 +106,8 @@ class _Alongside(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if function_name(func) in JOINS and args and self._batch > 1 and len({len(t) for t in args[0]} - {1}) == 1:
+        joins = function_name(func) in JOINS and args and self._batch > 1 and all(t.ndim for t in args[0])
+        if joins and len({len(t) for t in args[0]} - {1}) == 1:
             batch = max(len(t) for t in args[0])
             args = ([t.expand(batch, *t.shape[1:]) if len(t) == 1 else t for t in args[0]], *args[1:])
         return func(*args, **(kwargs or {}))
@@ -117,14 +135,20 @@ class LayerUnit(Target):
         ------
         LayerError, TargetError : there is no such layer, or it has no such channel.
         """
+        region = RegionScore(self.unit, torch.ones(x.shape[2:], dtype=torch.bool) if self.mask is None else self.mask)
+        region.support((x.shape[2], x.shape[3], x.shape[4]))  # refuses one that does not fit
         channels = {layer.name: layer.channels for layer in model.layers(x)}.get(self.layer)
+        if channels is None and self.layer in dict(model.network.named_modules()):
+            raise LayerError(
+                f"The layer {self.layer!r} runs more than once in a forward pass, or never, or does not put out a "
+                "volume (b, c, i, j, k): choose another."
+            )
         if channels is not None and not 0 <= self.unit < channels:
             raise TargetError(
                 f"The layer {self.layer!r} has no channel {self.unit}: it has {channels}; choose 0 to {channels - 1}."
             )
-        mask = torch.ones(x.shape[2:], dtype=torch.bool) if self.mask is None else self.mask.bool()
         # Of a single channel a region's class 1 is the value, and class 0 its negative.
-        return model.cut(partial(Below, layer=self.layer)), RegionScore(1 if channels == 1 else self.unit, mask)
+        return model.cut(partial(Below, layer=self.layer)), replace(region, k=1 if channels == 1 else self.unit)
 
     def bind(self, output: Output) -> Target:
         """Nothing depends on the prediction."""

@@ -1,12 +1,13 @@
 """Any method at a layer: what the layer has made of the scan is explained, and laid back over it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import ClassVar
 
 import torch
 
 from methods3d.cam.layer import LAYER, chosen_layer
 from methods3d.errors import ParameterError
+from methods3d.features import Labels
 from methods3d.gradient import InputXGradient
 from methods3d.layers import above
 from methods3d.meter import Meter
@@ -42,6 +43,16 @@ class LayerAttribution(OneByOne):
                 f"layer-attribution: of is {self.of.name!r}, which reads a layer by itself: use it alone."
             )
 
+    def check(self, model: Explainable, x: Volume5d) -> None:
+        """Refuse label maps."""
+        for f in fields(self.of):
+            reads = f.metadata.get("reads")
+            if reads and isinstance(reads(getattr(self.of, f.name)), Labels):
+                raise ParameterError(
+                    f"{self.of.name}: a label map lies on the scan's grid, and a layer has its own: "
+                    "give 'channels', 'grid(MM)' or 'supervoxels(N)'."
+                )
+
     def explain(self, model: Explainable, x: Volume5d, target: Target, score: Scores, progress: Progress) -> Relevance:
         """The method's maps of every window's layer, summed over channels, on the input's grid."""
         layer = chosen_layer(model, x, self.layer)
@@ -52,6 +63,8 @@ class LayerAttribution(OneByOne):
             parts.append((part.sample, part.box, one.values.sum(1, keepdim=True)))
             found.append(one)
             meter.add()
+        if not found:  # the score hangs on no window
+            return Relevance(torch.zeros_like(x[:, :1]), score, extensive=True, at=layer, chosen={"layer": layer})
         extensive = found[0].extensive
         gaps = [one.gap for one in found if one.gap is not None]
         causes = dict.fromkeys(cause for one in found for cause in one.absorbed)

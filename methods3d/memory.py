@@ -28,10 +28,15 @@ class Batches:
     size : how many, without a budget.
     memory : bytes that one group may take while it runs, or None. What one item takes is measured on the first,
         which runs alone; then the budget decides how many, and `size` no longer does.
+
+    Attributes
+    ----------
+    most : bytes that one item was found to take, at most; 0 where nothing was measured.
     """
 
     def __init__(self, size: int, memory: int | None = None) -> None:
         self._size, self._memory = size, memory
+        self.most = 0
         self._sizes: dict[Hashable, int] = {}
 
     def over(
@@ -63,6 +68,16 @@ class Batches:
                 del waiting[: len(group)]
                 yield group, found[0]
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """That the budget does not hold one item."""
+        if self._memory is None or self.most <= self._memory:
+            return ()
+        return (
+            f"one volume at a time takes {self.most / 2**20:,.0f} MiB, more than the {self._memory / 2**20:,.0f} MiB "
+            "of the memory budget: take smaller windows",
+        )
+
     def _tried(self, group: list[T], work: Callable[[list[T]], R], kind: Hashable) -> tuple[R] | tuple[()]:
         """The work's result; nothing where the group was too large, which is then remembered."""
         try:
@@ -70,6 +85,7 @@ class Batches:
                 return (work(group),)
             with PeakBytes() as peak:
                 found = work(group)
+            self.most = max(self.most, peak.bytes)
             self._sizes[kind] = max(1, self._memory // max(1, peak.bytes))
             return (found,)
         except MixedSamples:
@@ -139,4 +155,5 @@ def bytes_of(memory: int | str | None) -> int | None:
 
 def ran_out(error: BaseException) -> bool:
     """Whether an error says that there is not enough memory; on the CPU it has no type of its own."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    said = ("can't allocate memory", "not enough memory")  # by Linux and by Windows
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(words in str(error) for words in said)

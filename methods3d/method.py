@@ -148,6 +148,10 @@ class Method(ABC):
         VolumeError : x is not a finite, non-constant floating-point volume, or does not fit the network.
         TargetError, LayerError, ModelOutputError, ParameterError : as their names say.
         """
+        with torch.inference_mode(False):  # whose tensors have no gradients
+            return self._found(model, x.clone() if x.is_inference() else x, target, progress)
+
+    def _found(self, model: Explainable, x: Volume5d, target: Target, progress: Progress) -> Attribution:
         _check_volume(x)
         self.check_all(model, x)
         asked = target
@@ -167,7 +171,7 @@ class Method(ABC):
             scores=found.scores,
             absorbed=dict(found.absorbed),
             gap=found.gap,
-            warnings=(*found.warnings, *_silent_failures(found), *(MIXED if model.mixes else ())),
+            warnings=(*found.warnings, *_silent_failures(found), *model.warnings),
             provenance=Provenance(
                 method=self.name,
                 parameters=recorded(self) | dict(found.chosen),
@@ -215,7 +219,10 @@ def each_sample(
         torch.cat([f.scores for f in found]),
         first.extensive,
         first.at,
-        {cause: torch.cat([f.absorbed[cause] for f in found]) for cause in first.absorbed},
+        {
+            cause: torch.cat([f.absorbed.get(cause, torch.zeros_like(f.scores)) for f in found])
+            for cause in dict.fromkeys(cause for f in found for cause in f.absorbed)
+        },
         torch.cat(gaps) if gaps else None,
         tuple(dict.fromkeys(warning for f in found for warning in f.warnings)),
         {name: values[0] if all(v == values[0] for v in values) else values for name, values in chosen.items()},
@@ -236,7 +243,6 @@ def recorded(method: Method) -> dict[str, Any]:
     return {f.name: plain(getattr(method, f.name), f.metadata.get("reads")) for f in fields(method)}
 
 
-MIXED = ("the network lets samples of a batch change each other's output: they were run one by one",)
 KINDS = {int: "a whole number", float: "a number", bool: "True or False", str: "text", NoneType: "None"}
 
 
@@ -302,9 +308,12 @@ def _silent_failures(found: Relevance) -> tuple[str, ...]:
         caught.append("the map is zero everywhere: the target may not depend on the input here")
     elif bool((low == high).any()):
         caught.append("the map is constant")
-    if found.gap is not None:
+    if not bool(torch.isfinite(found.scores).all()):
+        caught.append("the score is NaN or infinite")
+    elif found.gap is not None:
         promised = flat.sum(1) + sum(found.absorbed.values()) + found.gap
-        share = float((found.gap.abs() / promised.abs().maximum(found.scores.abs()).clamp(min=1e-12)).max())
+        shares = found.gap.abs() / promised.abs().maximum(found.scores.abs()).clamp(min=1e-12)
+        share = float(shares.nan_to_num(nan=torch.inf).max())
         if share > GAP_TOLERANCE:
             caught.append(f"the completeness gap is {share:.0%} of what the map should add up to")
     return tuple(caught)

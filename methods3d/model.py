@@ -1,6 +1,6 @@
 """A network that sees the whole volume at once, as every method wants to see it."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any, TypeVar
 
@@ -85,9 +85,9 @@ class TorchModel:
         return self.runner.net
 
     @property
-    def mixes(self) -> bool:
-        """Whether samples of a batch were found to change each other."""
-        return self.runner.mixes
+    def warnings(self) -> tuple[str, ...]:
+        """What was found out while it ran: samples that mix, a budget that does not suffice."""
+        return (*self.runner.warnings, *self._batches.warnings)
 
     def cut(self, runner: Callable[[Any], Any]) -> "TorchModel":
         """The same model with its runner replaced by runner(runner)."""
@@ -101,7 +101,7 @@ class TorchModel:
 
     def output(self, x: Volume5d, *, progress: Progress = silent) -> Output:
         """The prediction, without a graph."""
-        y = torch.cat(_together_or_apart(x, lambda part, n: self.runner.forward(part)))
+        y = torch.cat(self._together_or_apart(x, lambda part, n: self.runner.forward(part), ("forward", x.shape[1:])))
         progress(1, 1)
         return y.to(x.device)
 
@@ -131,7 +131,7 @@ class TorchModel:
             its_reference = reference if reference is None or n is None else reference[n : n + 1]
             return self._gradient(part, its_target, rules, its_reference)
 
-        found = joined(_together_or_apart(x, work))
+        found = joined(self._together_or_apart(x, work, ("gradient", x.shape[1:], type(rules))))
         progress(1, 1)
         return found
 
@@ -175,7 +175,7 @@ class TorchModel:
             return self.runner.tap(part, places, layer, None if target is None else cotangent)
 
         def windows() -> Iterator[Tap]:
-            for found in _together_or_apart(x, work):
+            for found in self._together_or_apart(x, work, ("tap", x.shape[1:], layer, target is None)):
                 yield from found
 
         return Taps(windows(), lambda: torch.cat(scores).to(x.device) if scores else torch.empty(0))
@@ -197,7 +197,7 @@ class TorchModel:
             y = self.runner.forward(torch.cat([edited_volume(x, edit) for edit in group])).to(x.device)
             return target.bind(y)(y)
 
-        for _, scores in self._batches.over(edits, work, ("forward", x.shape)):
+        for _, scores in self._batches.over(edits, work, ("forward", x.shape[1:])):
             yield scores
 
     def recalled(self, compute: Callable[[], Tensor]) -> Tensor:
@@ -215,6 +215,18 @@ class TorchModel:
         """One."""
         return 1
 
+    def _together_or_apart(self, x: Volume5d, work: Callable[[Volume5d, int | None], T], kind: Hashable) -> list[T]:
+        """work(x, None); where the samples may not fit together, or mix, work(sample, its number) for each."""
+        if self.memory is None:
+            try:
+                return [work(x, None)]
+            except (MixedSamples, torch.OutOfMemoryError):
+                if len(x) == 1:
+                    raise
+        # Each is a group of its own, so that a budget hears of what it takes.
+        found = (self._batches.over([n], lambda row: work(x[row[0] : row[0] + 1], row[0]), kind) for n in range(len(x)))
+        return [one for group in found for _, one in group]
+
     def _gradient(
         self, x: Volume5d, target: Target, rules: Rules | None = None, reference: Volume5d | None = None
     ) -> Gradient:
@@ -230,16 +242,6 @@ class TorchModel:
         if rules is not None and reference is None:
             back = back._replace(leaks={**back.leaks, (TARGET, "target"): scores - conserved})
         return Gradient(scores.to(x.device), *back.to(x.device))
-
-
-def _together_or_apart(x: Volume5d, work: Callable[[Volume5d, int | None], T]) -> list[T]:
-    """work(x, None); where the samples do not fit together or mix, work(sample, its number) for each."""
-    try:
-        return [work(x, None)]
-    except (MixedSamples, torch.OutOfMemoryError):
-        if len(x) == 1:
-            raise
-    return [work(x[n : n + 1], n) for n in range(len(x))]
 
 
 def joined(found: Sequence[Gradient]) -> Gradient:

@@ -47,6 +47,7 @@ class Runner:
         self.mixes = False
         # Batch norms without running statistics take those of the batch, also in evaluation mode.
         batch_norms = (m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm))
+        self._single: set[str] = set()  # layers that are known to run once
         self._mixing: bool | None = True if any(norm.running_mean is None for norm in batch_norms) else None
 
     @property
@@ -58,6 +59,12 @@ class Runner:
     def dtype(self) -> torch.dtype:
         """The network's floating-point type."""
         return next((own.dtype for own in self._own() if own.is_floating_point()), torch.float32)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """That samples mix."""
+        said = "the network lets samples of a batch change each other's output: they were run one by one"
+        return (said,) if self.mixes else ()
 
     def _own(self) -> Iterator[Tensor]:
         yield from self.net.parameters()
@@ -114,6 +121,8 @@ class Runner:
         No graph is built below the layer; without a cotangent nothing above it is run.
         """
         seen: list[Tensor] = []
+        if cotangent is None:
+            self._refuse_repeats(layer, x)
 
         def hook(out: Tensor) -> Tensor:
             if cotangent is None:
@@ -168,12 +177,21 @@ class Runner:
             )
         return _Hooked(module, layer, hook)
 
+    def _refuse_repeats(self, layer: str, x: Volume5d) -> None:
+        """Raise the errors of `at` for what a pass that ends at the layer would not see."""
+        if layer in self._single:
+            return
+        if layer not in {found.name for found in self.layers(x[:1])}:
+            with as_found(self.net), torch.no_grad(), self.at(layer, lambda out: out):
+                self.run(self.placed(x[:1]))
+        self._single.add(layer)
+
     def layers(self, x: Volume5d) -> list[Layer]:
         """Modules that run once and put out a volume, in the order in which they finish.
 
         From shapes alone, without computing, where the network's functions have them: a pass of its own costs.
         """
-        self.refuse_script("layers")
+        self.refuse_script("listing its layers")
         found: dict[str, Layer] = {}
         runs: Counter[str] = Counter()
 
@@ -187,20 +205,20 @@ class Runner:
 
             return hook
 
-        handles = [m.register_forward_hook(look(name)) for name, m in self.net.named_modules() if name]
-        try:
-            with as_found(self.net), torch.no_grad():
+        with as_found(self.net), torch.no_grad():
+            handles = [m.register_forward_hook(look(name)) for name, m in self.net.named_modules() if name]
+            try:
                 blank = {
                     name: value.to("meta") for name, value in (*self.net.named_parameters(), *self.net.named_buffers())
                 }
                 functional_call(self.net, blank, (torch.empty(x.shape, dtype=self.dtype, device="meta"),))
-        except Exception:  # some function needs values: then they are computed
-            found.clear()
-            runs.clear()
-            self.forward(x)
-        finally:
-            for handle in handles:
-                handle.remove()
+            except Exception:  # some function needs values: then they are computed
+                found.clear()
+                runs.clear()
+                self.forward(x)
+            finally:
+                for handle in handles:
+                    handle.remove()
         return [layer for name, layer in found.items() if runs[name] == 1]
 
     # --- how ---
@@ -216,7 +234,7 @@ class Runner:
                 y = self.net(x)
         except (Methods3dError, Reached, torch.OutOfMemoryError):
             raise
-        except (RuntimeError, ValueError) as error:
+        except (RuntimeError, ValueError, AssertionError, IndexError, MemoryError) as error:
             if ran_out(error):
                 raise torch.OutOfMemoryError(str(error)) from error
             reason = next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -50,9 +50,8 @@ class Seeds:
         self.bound, self.stitched = target, None
         self._cotangent: Tensor | None = None
         self._reference: Output | None = None
-        self.read = read = self._windows_of(target)
-        if not read:
-            target.bind(torch.zeros(batch, 2, *grid.shape))  # raises what is wrong with an empty region
+        self._samples = [target.sample(n, batch) for n in range(batch)]
+        self.read = read = self._windows_read()
         self.lazy = target.linear and self._has_parts(target)
         if self.lazy:
             self.active = read
@@ -61,6 +60,7 @@ class Seeds:
         self.stitched = stitch(read)
         clean = grid.cropped(self.stitched)
         self.bound = target.bind(clean)
+        self._samples = [self.bound.sample(n, batch) for n in range(batch)]
         if stitch_reference is not None and not self.bound.linear:
             # A linear score has the same multipliers whatever it is compared with.
             self._reference = grid.cropped(stitch_reference(read))
@@ -77,18 +77,18 @@ class Seeds:
         if self.bound.linear or self._cotangent is not None:
             self.stitched = None
 
-    def _windows_of(self, target: Target) -> list[tuple[int, Box]]:
+    def _windows_read(self) -> list[tuple[int, Box]]:
         """The windows that the target reads."""
         found: list[tuple[int, Box]] = []
-        for n in range(self.batch):
-            support = target.sample(n, self.batch).support(self.grid.shape)
+        for n, target in enumerate(self._samples):
+            support = target.support(self.grid.shape)
             every = [(n, box) for box in self.grid.boxes]
             found += every if support is None else self.grid.touching(self.grid.padded_mask(support), n)
         return found
 
     def _has_parts(self, target: Target) -> bool:
         """Whether it is a sum over voxels; a linear one also has to name those that it reads, or binds on nothing."""
-        first = target.sample(0, self.batch)
+        first = self._samples[0]
         if target.linear and first.support(self.grid.shape) is None:
             return False
         return first.within(self.grid.on_scan(self.grid.boxes[0])[0]) is not None
@@ -110,7 +110,7 @@ class Seeds:
 
     def _part(self, n: int, box: Box, y: Output) -> tuple[Scores, Tensor]:
         """One sample's score in a box of the scan, and its derivative in y (1, k, *box) there."""
-        part = self.bound.sample(n, self.batch).within(box)
+        part = self._samples[n].within(box)
         assert part is not None  # it was asked for
         support = part.support((y.shape[2], y.shape[3], y.shape[4]))
         if support is not None and not bool(support.any()):

@@ -4,6 +4,7 @@ Networks with one logit have two classes: 1 scores the logit, 0 its negative.
 """
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -29,7 +30,7 @@ def class_logit(output: Output, k: int) -> Tensor:
 
 def _check_class(k: int, output: Output) -> None:
     n = class_count(output)
-    if not 0 <= k < n:
+    if k not in range(n):
         raise TargetError(f"Class {k} does not exist: the model has {n} classes; choose 0 to {n - 1}.")
 
 
@@ -181,8 +182,7 @@ class RegionScore(Target):
         self._check_grid(tuple(output.shape[2:]))
         mask = mask if mask.ndim == 4 else mask[None]
         self._check_batch(len(output))
-        if not mask.flatten(1).any(1).all():
-            raise TargetError("The region is empty: give a mask with at least one voxel inside the model's view.")
+        self._check_filled()
         return replace(self, mask=mask)
 
     def sample(self, n: int, batch: int) -> Target:
@@ -193,11 +193,21 @@ class RegionScore(Target):
     def support(self, shape: tuple[int, int, int]) -> Mask | None:
         """The region; of all samples together, where each has its own."""
         self._check_grid(shape)
+        self._check_filled()
         return self.mask.any(0) if self.mask.ndim == 4 else self.mask.bool()
 
     def within(self, box: Box) -> Target:
         """The mean's share of what lies in a box."""
-        return RegionScore(self.k, self.mask[(..., *box)].bool(), self.voxels or int(self.mask.bool().sum()))
+        return RegionScore(self.k, self.mask[(..., *box)].bool(), self.voxels or self._count)
+
+    @cached_property
+    def _count(self) -> int:
+        return int(self.mask.bool().sum())
+
+    def _check_filled(self) -> None:
+        """Of a part of a region, nothing is asked."""
+        if self.voxels is None and not self.mask.flatten(-3).bool().any(-1).all():
+            raise TargetError("The region is empty: give a mask with at least one voxel inside the model's view.")
 
     def _check_grid(self, shape: tuple[int, ...]) -> None:
         if self.mask.ndim not in (3, 4) or tuple(self.mask.shape[-3:]) != tuple(shape):
@@ -281,10 +291,10 @@ class Regression(Target):
     def bind(self, output: Output) -> Target:
         """Check that the value exists."""
         _check_vector(output, "Regression")
-        if not 0 <= self.k < output.shape[1]:
+        n = output.shape[1]
+        if self.k not in range(n):
             raise TargetError(
-                f"Value {self.k} does not exist: the model regresses {output.shape[1]}; "
-                f"choose 0 to {output.shape[1] - 1}."
+                f"Value {self.k} does not exist: the model regresses {n}; choose {'0' if n == 1 else f'0 to {n - 1}'}."
             )
         return self
 

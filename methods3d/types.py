@@ -258,8 +258,8 @@ class Explainable(Protocol):
         ...
 
     @property
-    def mixes(self) -> bool:
-        """Whether samples of a batch were found to change each other; they are then run one by one."""
+    def warnings(self) -> tuple[str, ...]:
+        """What was found out while it ran, such as that samples of a batch change each other's output."""
         ...
 
     def output(self, x: Volume5d, *, progress: Progress = silent) -> Output:

@@ -95,6 +95,8 @@ class WindowedModel:
         info: ModelInfo | None = None,
     ) -> None:
         given = {"output": output, "autocast": autocast, "memory": memory, "info": info}
+        if isinstance(net, TorchModel) and any(value is not None for value in given.values()):
+            raise ParameterError("A TorchModel has its own output, autocast, memory and info: give them there.")
         dense = net if isinstance(net, TorchModel) else TorchModel(net, **given)  # type: ignore[arg-type]
         self.runner, self.memory, self._info = dense.runner, dense.memory, dense.info
         self._grids: dict[Shape, Grid] = {}
@@ -106,7 +108,11 @@ class WindowedModel:
         self.padding_mode = padding_mode
         self.cval = cval
         self.device = None if device is None else torch.device(device)
-        if sw_batch_size < 1:
+        if not all(r is None or r == int(r) for r in self.roi_size):
+            raise ParameterError(
+                f"roi_size is {roi_size}: give whole numbers of voxels, or None for the scan's own size."
+            )
+        if sw_batch_size != int(sw_batch_size) or sw_batch_size < 1:
             raise ParameterError(f"sw_batch_size is {sw_batch_size}: give 1 or more windows at a time.")
         if not all(o is not None and 0 <= o < 1 for o in self.overlap):
             raise ParameterError(f"overlap is {overlap}: give a fraction from 0 up to, but not including, 1.")
@@ -136,9 +142,9 @@ class WindowedModel:
         return self.runner.net
 
     @property
-    def mixes(self) -> bool:
-        """Whether windows of a batch were found to change each other."""
-        return self.runner.mixes
+    def warnings(self) -> tuple[str, ...]:
+        """What was found out while it ran: windows that mix, a budget that does not suffice."""
+        return (*self.runner.warnings, *self._batches.warnings)
 
     def cut(self, runner: Callable[[Any], Any]) -> "WindowedModel":
         """The same model with its runner replaced by runner(runner)."""
@@ -424,7 +430,7 @@ def _rim(total: Tensor, grid: Grid) -> Tensor:
 
 
 def _triple(value: Sequence[T] | T, name: str) -> tuple[T, T, T]:
-    values: Sequence[T] = value if isinstance(value, Sequence) else (value,) * 3
+    values: Sequence[T] = tuple(value) if isinstance(value, Iterable) else (value,) * 3
     if len(values) != 3:
         raise ParameterError(f"{name} is {value}: give one number, or one for each of the three axes.")
     return values[0], values[1], values[2]

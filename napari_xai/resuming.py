@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 
 import torch
@@ -71,7 +72,7 @@ def _key(model: Explainable, method: Method, x: Tensor, target: Target) -> str:
     parts = [repr(sorted(recorded(method).items())), method.name, model.info.model_hash, repr(tuple(x.shape))]
     total = hashlib.sha256("\n".join(parts).encode())
     total.update(x.detach().cpu().contiguous().numpy().tobytes())
-    for value in vars(target).values():
+    for value in (getattr(target, f.name) for f in fields(target)) if is_dataclass(target) else [repr(target)]:
         total.update(value.cpu().numpy().tobytes() if isinstance(value, Tensor) else repr(value).encode())
     return total.hexdigest()
 

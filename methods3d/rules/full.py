@@ -122,7 +122,7 @@ class _Note(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> Any:
         (added,) = ctx.saved_tensors
         share = (gradient * added).to(ctx.dtypes[1])
-        whole = len(share) % ctx.batch == 0
+        whole = share.ndim > 0 and len(share) % ctx.batch == 0
         total = share.reshape(ctx.batch, -1).sum(1) if whole else (share.sum() / ctx.batch).expand(ctx.batch)
         on_voxels = None
         if share.ndim == 5 and len(share) == ctx.batch:  # tokens and vectors lie nowhere

@@ -258,7 +258,7 @@ class Counter:
         self.samples = 0
 
     def __call__(self, module: nn.Module, args: Any) -> None:
-        self.samples += len(args[0])
+        self.samples += 0 if args[0].is_meta else len(args[0])  # following shapes computes nothing
 
 
 @pytest.fixture

@@ -111,7 +111,7 @@ def test_what_says_that_it_is_linear_is(target):
         (ClassMargin(0), "spatial", r"use PredictedRegion\(k\)"),
         (Regression(0), "spatial", r"use PredictedRegion\(k\)"),
         (Regression(4), VECTOR, "Value 4 does not exist: the model regresses 3; choose 0 to 2."),
-        (Regression(1), ONE_LOGIT, "Value 1 does not exist: the model regresses 1; choose 0 to 0."),
+        (Regression(1), ONE_LOGIT, "Value 1 does not exist: the model regresses 1; choose 0."),
         (PredictedRegion(0), VECTOR, r"use ClassScore\(k\)"),
         (RegionScore(0, torch.ones(4, 5, 6)), VECTOR, r"use ClassScore\(k\)"),
         (PredictedRegion(3), "spatial", "Class 3 does not exist"),
