@@ -68,13 +68,17 @@ class MethodFlags:
 
 
 def named(args: Sequence[str], *flags: str) -> str | None:
-    """The word that follows one of these flags, or is written to it with =."""
+    """The word that follows one of these flags, or is written to it; of several the last, as click has it."""
+    found = None
     for word, following in zip(args, [*args[1:], ""], strict=True):
+        short = next((flag for flag in flags if len(flag) == 2 and word.startswith(flag)), None)
         if word in flags:
-            return following
-        if word.partition("=")[0] in flags and "=" in word:
-            return word.partition("=")[2]
-    return None
+            found = following
+        elif word.partition("=")[0] in flags and "=" in word:
+            found = word.partition("=")[2]
+        elif short:
+            found = word.removeprefix(short)
+    return found
 
 
 def _kind(hint: Any, metadata: Mapping[str, Any]) -> Any:

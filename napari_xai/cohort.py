@@ -11,6 +11,7 @@ from typing import Any
 
 from methods3d import Cancelled, Method, Progress, Target, silent
 from methods3d import method as method_named
+from methods3d.method import recorded
 from napari_xai.errors import USER_ERRORS, ExplainError
 from napari_xai.explainer import Explainer, ScanLike
 from napari_xai.explanation import Explanation
@@ -132,7 +133,9 @@ def _settings(
     settings: dict[str, Any] = {
         "model": explainer.loaded.hash,
         "method": method.name,
-        "parameters": asdict(method),
+        "parameters": recorded(method),
+        "autocast": None if explainer.autocast is None else str(explainer.autocast),
+        "output": None if explainer.output is None else repr(explainer.output),
         "target": target if isinstance(target, int | str | None) else repr(target),
         "against": against,
         "windows": windows,

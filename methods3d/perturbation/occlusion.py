@@ -170,5 +170,5 @@ def _lay(values: Tensor, boxes: Sequence[Box], drops: Sequence[float], cover: Te
     total = torch.zeros_like(values)
     for box, drop in zip(boxes, drops, strict=True):
         total[box] += drop
-    whole = _cover(boxes, values) == cover
+    whole = (_cover(boxes, values) == cover) & (cover > 0)  # with a stride above the size some have no box
     values[whole] = total[whole] / cover[whole]

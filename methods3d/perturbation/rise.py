@@ -61,7 +61,8 @@ class RISE(OneByOne):
                 yield Edit(whole(x), slice(0, x.shape[1]), torch.lerp(empty, x, mask)[0])
 
         def so_far() -> Tensor:
-            return (worth / seen.clamp(min=torch.finfo(seen.dtype).eps) - total / meter.done)[None, None]
+            kept = worth / seen.clamp(min=torch.finfo(seen.dtype).eps) - total / meter.done
+            return torch.where(seen > 0, kept, 0.0)[None, None]  # of what no mask has shown, nothing is known
 
         for some in model.edited(x, target, edits()):
             for after in some - score:  # measured from the clean score: less to round

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from methods3d import (
+    RISE,
     Ablation,
     ClassScore,
     EigenCAM,
@@ -241,3 +242,12 @@ def test_curves_of_a_neuron_and_what_they_refuse_before_any_pass(make, volume, c
             with pytest.raises(ParameterError):
                 faithfulness(TorchModel(net), x, ClassScore(1), **given)
     assert not count.samples
+
+
+def test_voxels_that_no_box_and_no_mask_has_are_zero(make, volume):
+    net, x = make("plain", 1), volume(1, 1, 12, 12, 12)
+    apart = Occlusion(levels=1, size=2, stride=6, unit="voxel")(TorchModel(net), x, ClassScore(1)).values
+    assert torch.isfinite(apart).all()
+    assert not apart[0, 0, 3:6].any()
+    found = RISE(samples=2, visible=0.05, cell=2.0)(TorchModel(net), x, ClassScore(1)).values
+    assert torch.isfinite(found).all()
