@@ -233,7 +233,7 @@ def _windows(window: str | None, overlap: float) -> Any:
     except ValueError:
         sizes = ()
     if len(sizes) not in (1, 3) or min(sizes) < 1:
-        raise ExplainError(f"--window is {window!r}: give one number of voxels above 0, three as I,J,K, or 'none'.")
+        raise ExplainError(f"--window is {window!r}: give one number, three as I,J,K, or 'none'; voxels, at least 1.")
     return WindowSettings(
         roi_size=sizes if len(sizes) == 3 else sizes * 3, sw_batch_size=4, overlap=overlap, mode="gaussian"
     )
