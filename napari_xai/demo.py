@@ -18,7 +18,7 @@ __all__ = ["SHOWN", "Row", "quick_method", "run"]
 
 SHOWN = (
     *("saliency", "input-x-gradient", "integrated-gradients", "deeplift", "guided-backprop", "fullgrad"),
-    *("lrp", "clrp", "salient-relevance", "grad-cam", "hires-cam", "layer-cam", "occlusion", "ablation"),
+    *("lrp", "clrp", "salient-relevance", "grad-cam", "hires-cam", "layer-cam", "occlusion"),
 )
 MODELS = {
     "classifier": ("lesion_classifier", "model"),
