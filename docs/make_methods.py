@@ -4,12 +4,13 @@ python docs/make_methods.py
 """
 
 import inspect
+from collections import Counter
 from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from methods3d import FAMILIES, Method, ModelInfo
+from methods3d import FAMILIES, Method, ModelInfo, method, methods
 from methods3d.method import recorded
 
 PAGE = Path(__file__).parent / "methods.md"
@@ -35,7 +36,8 @@ the mean of the tissue next to it, or with flat tissue). What a method takes out
 **Features** (`features`): `supervoxels(N)` (SLIC, in mm), `grid(MM)`, `channels`, `labels:PATH` (a label map on the
 scan).
 
-**Layers** (`layer`): a name, `last` before the head, `8 mm` for cells of that size, several with commas; empty: chosen.
+**Layers** (`layer`): a name, `last` before the head, `8 mm` for cells of that size; for most CAMs several with commas;
+empty: chosen.
 
 **Other methods** (`of`): by name, their settings after a dot: `--method smoothgrad --of lrp --of.composite epsilon`.
 """
@@ -44,15 +46,24 @@ scan).
 def page() -> str:
     parts = [HEAD]
     for family, members in FAMILIES.items():
-        names = ", ".join(f"[{cls.title}](#{anchor(cls)})" for cls in members)
+        names = ", ".join(f"[{cls.title}](#{ANCHORS[cls.name]})" for cls in members)
         parts.append(f"## {family[:1].upper()}{family[1:]}\n\n{names}\n")
         parts += [section(cls) for cls in members]
     return "\n".join(parts)
 
 
-def anchor(cls: type[Method]) -> str:
-    """As GitHub makes it of the heading."""
-    return cls.name.replace("+", "")
+def anchors() -> dict[str, str]:
+    """Method name -> what GitHub makes of its heading: the second of the same letters gets -1."""
+    found: dict[str, str] = {}
+    seen: Counter[str] = Counter()
+    for name in methods():
+        plain = name.replace("+", "")
+        found[name] = f"{plain}-{seen[plain]}" if seen[plain] else plain
+        seen[plain] += 1
+    return found
+
+
+ANCHORS = anchors()
 
 
 def section(cls: type[Method]) -> str:
@@ -79,7 +90,9 @@ def settings(cls: type[Method]) -> str:
 
 def shown(value: Any) -> str:
     if isinstance(value, dict):
-        return f"`{value['method']}`"
+        own = recorded(method(value["method"])())
+        other = [f"{name}={given}" for name, given in value.items() if name != "method" and given != own[name]]
+        return f"`{', '.join((value['method'], *other))}`"
     return "" if value in ("", None) else f"`{value}`"
 
 

@@ -61,7 +61,7 @@ class _Place:
 class _Remembering:
     """Answers edits from memory as far as it reaches; everything else goes to the model."""
 
-    def __init__(self, model: Explainable, answers: Answers, place: "_Place | None" = None) -> None:
+    def __init__(self, model: Explainable, answers: Answers, place: _Place | None = None) -> None:
         self._model, self._answers, self._place = model, answers, place or _Place()
 
     def __getattr__(self, name: str) -> Any:

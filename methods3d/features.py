@@ -4,6 +4,7 @@
 supervoxels(200) grid(12)
 """
 
+import math
 import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from methods3d.types import Box, Edit, ModelInfo, Reference, Volume5d
 __all__ = ["FEATURES", "Features", "FeaturesLike", "Presence", "features", "supervoxels"]
 
 MOST = 2**15  # features, above which a mistake is likelier than a wish
+COUNTED = 100  # labels that are taken for granted before a map is read
 COMPACT = 0.1  # of the intensity range, that a supervoxel's whole diameter counts as much as
 
 
@@ -37,6 +39,10 @@ class Features(ABC):
         ------
         ParameterError : the division does not fit the scan.
         """
+
+    @abstractmethod
+    def about(self, shape: tuple[int, int, int], info: ModelInfo) -> int:
+        """How many features there will be on a grid of one channel, as far as known before the scan is."""
 
     def check_fit(self, x: Volume5d) -> None:
         """Raise ParameterError where it does not fit the scan."""
@@ -58,6 +64,10 @@ class Supervoxels(Features):
         """All channels share one division."""
         return supervoxels(x, self.count, info)
 
+    def about(self, shape: tuple[int, int, int], info: ModelInfo) -> int:
+        """As many as asked for."""
+        return self.count
+
     def __str__(self) -> str:
         """With their number."""
         return f"{self.name}({self.count})"
@@ -72,10 +82,19 @@ class Cells(Features):
 
     def labels(self, x: Volume5d, info: ModelInfo) -> Tensor:
         """Numbered along the axes; the last along each may be cut short."""
-        edges = [max(1, round(self.edge / step)) for step in info.spacing or (1.0, 1.0, 1.0)]
-        i, j, k = (torch.arange(n, device=x.device) // edge for n, edge in zip(x.shape[2:], edges, strict=True))
+        i, j, k = (
+            torch.arange(n, device=x.device) // edge for n, edge in zip(x.shape[2:], self._edges(info), strict=True)
+        )
         rows, columns = int(j[-1]) + 1, int(k[-1]) + 1
         return ((i[:, None, None] * rows + j[:, None]) * columns + k)[None] + 1
+
+    def about(self, shape: tuple[int, int, int], info: ModelInfo) -> int:
+        """All cells."""
+        return math.prod(math.ceil(n / edge) for n, edge in zip(shape, self._edges(info), strict=True))
+
+    def _edges(self, info: ModelInfo) -> list[int]:
+        """In voxels."""
+        return [max(1, round(self.edge / step)) for step in info.spacing or (1.0, 1.0, 1.0)]
 
     def __str__(self) -> str:
         """With their edge."""
@@ -91,6 +110,10 @@ class Channels(Features):
     def labels(self, x: Volume5d, info: ModelInfo) -> Tensor:
         """The channel's number."""
         return torch.arange(1, x.shape[1] + 1, device=x.device)[:, None, None, None].expand(x.shape[1:])
+
+    def about(self, shape: tuple[int, int, int], info: ModelInfo) -> int:
+        """One."""
+        return 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,6 +145,10 @@ class Labels(Features):
         values, places = torch.unique(self.map.to(x.device), return_inverse=True)
         numbers: Tensor = torch.cumsum(values != 0, 0) * (values != 0)
         return numbers[places][None]
+
+    def about(self, shape: tuple[int, int, int], info: ModelInfo) -> int:
+        """The map's labels; a hundred where it is not read yet."""
+        return len(torch.unique(self.map)) if isinstance(self.map, Tensor) else COUNTED
 
     def __str__(self) -> str:
         """By its content: a path could name a patient."""

@@ -67,11 +67,11 @@ class Above(Runner):
 
     def run(self, x: Volume5d) -> Output:
         """The output for the layer's activations x (b, a, i', j', k')."""
-        if self._expanded or len(x) == 1:
-            return self._run(x)
         try:
             return self._run(x)
-        except VolumeError:  # what is led past the layer joins the batch in a way that is not known
+        except VolumeError:  # what is led past the layer may join the batch in a way that is not known
+            if self._expanded or len(x) == 1:
+                raise
             self._expanded = True
             return self._run(x)
 
@@ -164,7 +164,8 @@ class LayerUnit(Target):
 
     def __str__(self) -> str:
         """In words."""
-        return f"what drives channel {self.unit} of {self.layer}"
+        where = "" if self.mask is None else f" in a region of {int(self.mask.bool().sum())} voxels"
+        return f"what drives channel {self.unit} of {self.layer}{where}"
 
 
 class UpperPart(NamedTuple):

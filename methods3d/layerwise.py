@@ -1,16 +1,16 @@
 """Any method at a layer: what the layer has made of the scan is explained, and laid back over it."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 
-from methods3d.cam.layer import LAYER, chosen_layer
+from methods3d.cam.layer import ONE_LAYER, chosen_layer
 from methods3d.errors import ParameterError
-from methods3d.features import Labels
+from methods3d.features import Labels, features
 from methods3d.gradient import InputXGradient
 from methods3d.layers import above
-from methods3d.meter import Meter
+from methods3d.meter import part_of
 from methods3d.method import Method, OneByOne, Relevance, setting
 from methods3d.types import Cost, Explainable, Progress, Scores, Target, Volume5d
 
@@ -33,23 +33,23 @@ class LayerAttribution(OneByOne):
     source: ClassVar[str] = "as Captum's Layer methods; any method on the network above the layer"
 
     of: Method = setting(InputXGradient(), "the method")
-    layer: str = setting("", LAYER.replace("; several with commas", ""))
+    layer: str = setting("", ONE_LAYER)
 
     def __post_init__(self) -> None:
         """Refuse a layer of a layer."""
         super().__post_init__()
-        if isinstance(self.of, LayerAttribution) or hasattr(self.of, "layer"):
-            raise ParameterError(
-                f"layer-attribution: of is {self.of.name!r}, which reads a layer by itself: use it alone."
-            )
+        for method in self.inner:
+            if hasattr(method, "layer"):
+                raise ParameterError(
+                    f"layer-attribution: of is made of {method.name!r}, which reads a layer by itself: use it alone."
+                )
 
     def check(self, model: Explainable, x: Volume5d) -> None:
         """Refuse label maps."""
-        for f in fields(self.of):
-            reads = f.metadata.get("reads")
-            if reads and isinstance(reads(getattr(self.of, f.name)), Labels):
+        for method in self.inner:
+            if isinstance(features(getattr(method, "features", "channels")), Labels):
                 raise ParameterError(
-                    f"{self.of.name}: a label map lies on the scan's grid, and a layer has its own: "
+                    f"{method.name}: a label map lies on the scan's grid, and a layer has its own: "
                     "give 'channels', 'grid(MM)' or 'supervoxels(N)'."
                 )
 
@@ -57,12 +57,14 @@ class LayerAttribution(OneByOne):
         """The method's maps of every window's layer, summed over channels, on the input's grid."""
         layer = chosen_layer(model, x, self.layer)
         parts, found = [], []
-        meter = Meter(progress, model.passes((x.shape[2], x.shape[3], x.shape[4])))
-        for part in above(model, x, target, layer):
-            one = self.of.attribute(part.model, part.activation, part.target, lambda *_: meter.add(0))
+        count = model.passes((x.shape[2], x.shape[3], x.shape[4]), target)
+        for n, part in enumerate(above(model, x, target, layer)):
+            # A partial map of one window's layer would be none of the scan: only counts are handed on.
+            heard = part_of(lambda done, total, _=None: progress(done, total), n, count)
+            one = self.of.attribute(part.model, part.activation, part.target, heard)
             parts.append((part.sample, part.box, one.values.sum(1, keepdim=True)))
             found.append(one)
-            meter.add()
+            progress(n + 1, count)
         if not found:  # the score hangs on no window
             return Relevance(torch.zeros_like(x[:, :1]), score, extensive=True, at=layer, chosen={"layer": layer})
         extensive = found[0].extensive

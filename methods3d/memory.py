@@ -75,7 +75,7 @@ class Batches:
             return ()
         return (
             f"one volume at a time takes {self.most / 2**20:,.0f} MiB, more than the {self._memory / 2**20:,.0f} MiB "
-            "of the memory budget: take smaller windows",
+            "of the memory budget: take windows, or smaller ones",
         )
 
     def _tried(self, group: list[T], work: Callable[[list[T]], R], kind: Hashable) -> tuple[R] | tuple[()]:

@@ -10,7 +10,7 @@ import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, is_dataclass
 from importlib import metadata
 from numbers import Integral, Real
 from types import NoneType, UnionType
@@ -19,6 +19,7 @@ from typing import Any, ClassVar, Literal, Union, get_args, get_origin, get_type
 import torch
 from torch import Tensor
 
+from methods3d.baselines import digest
 from methods3d.errors import ParameterError, VolumeError
 from methods3d.layers import LayerUnit
 from methods3d.meter import part_of
@@ -34,7 +35,7 @@ from methods3d.types import (
     silent,
 )
 
-__all__ = ["Method", "OneByOne", "Relevance", "each_sample", "recorded", "setting"]
+__all__ = ["Method", "OneByOne", "Relevance", "described", "each_sample", "recorded", "setting"]
 
 GAP_TOLERANCE = (
     0.05  # of what was promised (or of the score, if that is more), above which a broken promise is reported
@@ -108,6 +109,12 @@ class Method(ABC):
     def attribute(self, model: Explainable, x: Volume5d, target: Target, progress: Progress) -> Relevance:
         """The formula."""
 
+    @property
+    def inner(self) -> tuple["Method", ...]:
+        """The methods that this one is made of, at any depth."""
+        own = [value for f in fields(self) if isinstance(value := getattr(self, f.name), Method)]
+        return tuple(one for method in own for one in (method, *method.inner))
+
     def check(self, model: Explainable, x: Volume5d) -> None:
         """Refuse settings that do not fit this scan, before any work; for what a subclass alone knows.
 
@@ -175,7 +182,8 @@ class Method(ABC):
             provenance=Provenance(
                 method=self.name,
                 parameters=recorded(self) | dict(found.chosen),
-                target=repr(asked) if len(repr(asked)) < 200 else type(asked).__name__,
+                running=model.settings,
+                target=described(asked),
                 network=type(model.network).__name__,
                 model_hash=model.info.model_hash,
                 versions=_versions(),
@@ -241,6 +249,20 @@ def recorded(method: Method) -> dict[str, Any]:
         return "; ".join(map(str, found)) if isinstance(found, tuple) else str(found)
 
     return {f.name: plain(getattr(method, f.name), f.metadata.get("reads")) for f in fields(method)}
+
+
+def described(target: Any) -> str:
+    """A target as the record has it: masks and weights by their content."""
+    if not is_dataclass(target):
+        return type(target).__name__
+
+    def shown(value: Any) -> str:
+        if isinstance(value, Tensor):
+            return digest(value)
+        return described(value) if is_dataclass(value) else repr(value)
+
+    values = (f"{f.name}={shown(getattr(target, f.name))}" for f in fields(target))
+    return f"{type(target).__name__}({', '.join(values)})"
 
 
 KINDS = {int: "a whole number", float: "a number", bool: "True or False", str: "text", NoneType: "None"}

@@ -85,6 +85,11 @@ class TorchModel:
         return self.runner.net
 
     @property
+    def settings(self) -> dict[str, Any]:
+        """How the network is run; JSON-ready."""
+        return self.runner.settings | {"windows": None}
+
+    @property
     def warnings(self) -> tuple[str, ...]:
         """What was found out while it ran: samples that mix, a budget that does not suffice."""
         return (*self.runner.warnings, *self._batches.warnings)
@@ -197,7 +202,7 @@ class TorchModel:
             y = self.runner.forward(torch.cat([edited_volume(x, edit) for edit in group])).to(x.device)
             return target.bind(y)(y)
 
-        for _, scores in self._batches.over(edits, work, ("forward", x.shape[1:])):
+        for _, scores in self._batches.over(edits, work, ("edited", x.shape)):
             yield scores
 
     def recalled(self, compute: Callable[[], Tensor]) -> Tensor:

@@ -61,6 +61,15 @@ class Runner:
         return next((own.dtype for own in self._own() if own.is_floating_point()), torch.float32)
 
     @property
+    def settings(self) -> dict[str, Any]:
+        """What else decides its output; JSON-ready."""
+        choice = getattr(self.choice, "__qualname__", self.choice)  # of a function its name
+        return {
+            "output": choice if isinstance(choice, int | str | None) else type(choice).__name__,
+            "autocast": None if self.autocast is None else str(self.autocast).removeprefix("torch."),
+        }
+
+    @property
     def warnings(self) -> tuple[str, ...]:
         """That samples mix."""
         said = "the network lets samples of a batch change each other's output: they were run one by one"

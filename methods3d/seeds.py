@@ -52,7 +52,7 @@ class Seeds:
         self._reference: Output | None = None
         self._samples = [target.sample(n, batch) for n in range(batch)]
         self.read = read = self._windows_read()
-        self.lazy = target.linear and self._has_parts(target)
+        self.lazy = target.linear and self._has_parts
         if self.lazy:
             self.active = read
             self.scores = self.conserved = torch.zeros(batch, device=home, dtype=dtype)
@@ -64,7 +64,7 @@ class Seeds:
         if stitch_reference is not None and not self.bound.linear:
             # A linear score has the same multipliers whatever it is compared with.
             self._reference = grid.cropped(stitch_reference(read))
-        if self._has_parts(self.bound):
+        if self._has_parts:
             self._sum_parts(clean)
             return
         self.scores, seed = score_and_cotangent(self.bound, clean, rules, self._reference)
@@ -86,10 +86,11 @@ class Seeds:
             found += every if support is None else self.grid.touching(self.grid.padded_mask(support), n)
         return found
 
-    def _has_parts(self, target: Target) -> bool:
+    @property
+    def _has_parts(self) -> bool:
         """Whether it is a sum over voxels; a linear one also has to name those that it reads, or binds on nothing."""
         first = self._samples[0]
-        if target.linear and first.support(self.grid.shape) is None:
+        if first.linear and first.support(self.grid.shape) is None:
             return False
         return first.within(self.grid.on_scan(self.grid.boxes[0])[0]) is not None
 

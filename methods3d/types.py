@@ -258,6 +258,11 @@ class Explainable(Protocol):
         ...
 
     @property
+    def settings(self) -> dict[str, Any]:
+        """How the network is run, as far as it decides what comes out: windows, output, autocast; JSON-ready."""
+        ...
+
+    @property
     def warnings(self) -> tuple[str, ...]:
         """What was found out while it ran, such as that samples of a batch change each other's output."""
         ...
@@ -359,6 +364,7 @@ class Provenance:
 
     method: str
     parameters: Mapping[str, Any]
+    running: Mapping[str, Any]  # windows, output, autocast
     target: str
     network: str
     model_hash: str

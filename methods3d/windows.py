@@ -142,6 +142,12 @@ class WindowedModel:
         return self.runner.net
 
     @property
+    def settings(self) -> dict[str, Any]:
+        """How the network is run; JSON-ready."""
+        names = ("roi_size", "overlap", "mode", "sigma_scale", "padding_mode", "cval")
+        return self.runner.settings | {"windows": {name: getattr(self, name) for name in names}}
+
+    @property
     def warnings(self) -> tuple[str, ...]:
         """What was found out while it ran: windows that mix, a budget that does not suffice."""
         return (*self.runner.warnings, *self._batches.warnings)

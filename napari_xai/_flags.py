@@ -70,7 +70,7 @@ class MethodFlags:
 def named(args: Sequence[str], *flags: str) -> str | None:
     """The word that follows one of these flags, or is written to it; of several the last, as click has it."""
     found = None
-    for word, following in zip(args, [*args[1:], ""], strict=True):
+    for word, following in zip(args, [*args[1:], ""], strict=False):
         short = next((flag for flag in flags if len(flag) == 2 and word.startswith(flag)), None)
         if word in flags:
             found = following

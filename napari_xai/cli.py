@@ -4,7 +4,7 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,7 @@ def main() -> None:
 @main.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def methods(as_json: bool) -> None:
-    """List the attribution methods, their settings and sources."""
+    """List the attribution methods and their sources; with --json their settings, too."""
     from methods3d import FAMILIES
     from methods3d.method import recorded
 
@@ -106,7 +106,7 @@ class MethodCommand(click.Command):
 @click.option("--method", "-m", "_name", default="lrp", show_default=True, help="See `napari-xai methods`.")
 @click.option("--target", help="Class to explain, by name or number; default: what the model predicts.")
 @click.option("--against", help="Rather than which class; default: the runner-up. Classifiers only.")
-@click.option("--unit", help="Explain a neuron instead of a class: LAYER:CHANNEL, see `napari-xai inspect`.")
+@click.option("--neuron", help="Explain a neuron instead of a class: LAYER:CHANNEL, see `napari-xai inspect`.")
 @click.option("--region", type=click.Path(path_type=Path), help="Mask on the scan to ask about. Segmentation only.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("explained"), show_default=True, help="Folder.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 ...")
@@ -114,7 +114,9 @@ class MethodCommand(click.Command):
     "--window", help="Sliding window in voxels, I,J,K; 'none' runs the whole scan; default: as the bundle says."
 )
 @click.option(
-    "--overlap", type=click.FloatRange(0, 1, max_open=True), default=0.25, show_default=True, help="Of --window."
+    "--overlap",
+    type=click.FloatRange(0, 1, max_open=True),
+    help="Share of a window that neighbours have in common; default: as the bundle says, or 0.25.",
 )
 @click.option("--output", help="Which of several outputs to explain: its index or key.")
 @click.option("--autocast", type=click.Choice(["float16", "bfloat16"]), help="Lower precision for the forward pass.")
@@ -144,24 +146,27 @@ def explain(ctx: click.Context, /, scans: Sequence[Path], model: Path, **given: 
 
     from napari_xai.errors import ExplainError
     from napari_xai.explainer import Explainer
+    from napari_xai.explanation import refuse_existing
 
     if len(scans) > 1 and given["region"] is not None:
         raise ExplainError("A region belongs to one scan: explain scans with regions one by one.")
     if len(scans) > 1 and (given["checkpoint"] is not None or given["measure"]):
         raise ExplainError("--checkpoint and --measure are for one scan: explain the scans one by one.")
+    if len(scans) == 1 and not given["overwrite"]:
+        refuse_existing(given["out"])
     method = ctx.meta["napari_xai.flags"].method(given)
     explainer = Explainer.of(
         model,
         device=given["device"],
-        windows=_windows(given["window"], given["overlap"]),
         output=int(given["output"]) if (given["output"] or "").isdigit() else given["output"],
         autocast=getattr(torch, given["autocast"]) if given["autocast"] else None,
         memory=given["memory"],
         trust=given["trust"],
     )
+    explainer = replace(explainer, windows=_windows(given["window"], given["overlap"], explainer.windows))
     question = {name: given[name] for name in ("target", "against", "way_back")}
-    if given["unit"] is not None:
-        question["target"] = _unit(given["unit"], given["target"])
+    if given["neuron"] is not None:
+        question["target"] = _neuron(given["neuron"], given["target"] or given["against"])
     if len(scans) == 1:
         with _bar(method.name) as progress:
             found = explainer.explain(
@@ -209,33 +214,38 @@ def _explain_many(
     return all(row.status == "done" for row in cohort.rows)
 
 
-def _unit(text: str, target: str | None) -> Any:
+def _neuron(text: str, other: str | None) -> Any:
     from methods3d import LayerUnit
     from napari_xai.errors import ExplainError
 
     layer, _, channel = text.rpartition(":")
-    if not layer or not channel.isdigit() or target is not None:
-        raise ExplainError(f"--unit is {text!r}: give a layer's name and a channel, as model.1:3, and no --target.")
+    if not layer or not channel.isdigit() or other is not None:
+        raise ExplainError(
+            f"--neuron is {text!r}: give a layer's name and a channel, as model.1:3, and no --target or --against."
+        )
     return LayerUnit(layer, int(channel))
 
 
-def _windows(window: str | None, overlap: float) -> Any:
+def _windows(window: str | None, overlap: float | None, bundle: Any) -> Any:
+    """The bundle's windows, changed as far as asked; a bundle without any gets Gaussian ones."""
     from napari_xai.errors import ExplainError
-
-    if window is None:
-        return "model"
-    if window == "none":
-        return None
     from xai_io import WindowSettings
 
+    if overlap is not None and (window == "none" or (window is None and bundle is None)):
+        raise ExplainError("--overlap is of windows, and there are none: give --window as well, or leave it out.")
+    if window == "none":
+        return None
+    if window is None:
+        return bundle if overlap is None else replace(bundle, overlap=overlap)
     try:
         sizes = tuple(int(n) for n in window.split(","))
     except ValueError:
         sizes = ()
     if len(sizes) not in (1, 3) or min(sizes) < 1:
         raise ExplainError(f"--window is {window!r}: give one number, three as I,J,K, or 'none'; voxels, at least 1.")
-    return WindowSettings(
-        roi_size=sizes if len(sizes) == 3 else sizes * 3, sw_batch_size=4, overlap=overlap, mode="gaussian"
+    own = bundle or WindowSettings(roi_size=1, sw_batch_size=4, mode="gaussian")
+    return replace(
+        own, roi_size=sizes if len(sizes) == 3 else sizes * 3, overlap=own.overlap if overlap is None else overlap
     )
 
 
@@ -244,11 +254,16 @@ def _result(record: dict[str, Any]) -> Table:
     table = Table(show_header=False)
     rows = {
         "question": record["question"],
-        "prediction": ", ".join(f"{name} {value:.4g}" for name, value in record["prediction"].items()),
+        f"prediction ({record['prediction_unit']})": ", ".join(
+            f"{name} {value:.4g}" for name, value in record["prediction"].items()
+        ),
         "method": record["method"]
         + "".join(f", {k}={v}" for k, v in record["parameters"].items() if v not in ("", None)),
         "score": f"{record['score']:.4g}",
-        "sum of relevance": f"{record['sum_on_model_grid']:.4g} (model grid), {record['sum_on_scan']:.4g} (scan)",
+        # The sum of any other map means nothing.
+        "sum of relevance": f"{record['sum_on_model_grid']:.4g} (model grid), {record['sum_on_scan']:.4g} (scan)"
+        if record["extensive"]
+        else "",
         "absorbed": ", ".join(f"{cause} {value:.3g}" for cause, value in record["absorbed"].items()),
         "gap": "" if record["gap"] is None else f"{record['gap']:.3g}",
         "deletion and insertion": _measured(record.get("faithfulness")),
@@ -363,19 +378,21 @@ def composites(as_json: bool) -> None:
 
 
 @main.command()
-@click.option("--out", type=click.Path(path_type=Path), default=Path("demo_output"), show_default=True, help="Folder.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder; default: demo_output.")
 @click.option("--all", "every", is_flag=True, help="Every method, and the segmenter without windows, too.")
 @click.option("--quick", is_flag=True, help="On a crop, with the smallest budgets, writing nothing: does it all run?")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def demo(out: Path, every: bool, quick: bool, as_json: bool) -> None:
+def demo(out: Path | None, every: bool, quick: bool, as_json: bool) -> None:
     """Explain the sample brain with the sample models and many methods, and measure where the relevance lies."""
     from methods3d import methods as all_methods
     from napari_xai.demo import SHOWN, run
+    from napari_xai.errors import ExplainError
 
+    if quick and out is not None:
+        raise ExplainError("--quick writes nothing: leave --out out, or --quick.")
+    out = None if quick else out or Path("demo_output")
     with _bar("demo") as progress:
-        rows = run(
-            None if quick else out, progress, names=tuple(all_methods()) if every else SHOWN, dense=every, quick=quick
-        )
+        rows = run(out, progress, names=tuple(all_methods()) if every else SHOWN, dense=every, quick=quick)
     if as_json:
         _print_json([asdict(row) for row in rows])
         return

@@ -9,14 +9,18 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from methods3d import Cancelled, Method, Progress, Target, silent
+import torch
+from torch import Tensor
+
+from methods3d import Cancelled, Method, Progress, Reference, Target, TorchModel, silent
 from methods3d import method as method_named
 from methods3d.method import recorded
+from methods3d.references import resolved
 from napari_xai.errors import USER_ERRORS, ExplainError
 from napari_xai.explainer import Explainer, ScanLike
 from napari_xai.explanation import Explanation
 from napari_xai.scan_space import WayBack
-from xai_io import Volume, write_json
+from xai_io import Volume, XaiIOError, read_volume, write_json
 
 __all__ = ["Cohort", "ScanRow", "explain_many"]
 
@@ -79,7 +83,8 @@ def explain_many(
 
     Raises
     ------
-    ExplainError : the folder holds a run with other settings, and `overwrite` is False.
+    ExplainError : the folder holds a run with other settings, and `overwrite` is False; or a setting of the method
+        names a mask or label map, which would be one scan's.
     Cancelled : from `progress`; scans that are done stay done.
     ExportError : the manifest cannot be written.
     """
@@ -129,20 +134,28 @@ def _settings(
     explainer: Explainer, method: Method, target: int | str | Target | None, against: int | str | None, way_back: str
 ) -> dict[str, Any]:
     """What has to be the same for a run to go on."""
-    windows = None if explainer.windows is None else asdict(explainer.windows)
     settings: dict[str, Any] = {
         "model": explainer.loaded.hash,
         "method": method.name,
-        "parameters": recorded(method),
-        "autocast": None if explainer.autocast is None else str(explainer.autocast),
-        "output": None if explainer.output is None else repr(explainer.output),
+        "parameters": recorded(resolved(method, _content)),
         "target": target if isinstance(target, int | str | None) else repr(target),
         "against": against,
-        "windows": windows,
+        "running": TorchModel(explainer.network, output=explainer.output, autocast=explainer.autocast).settings
+        | {"windows": None if explainer.windows is None else asdict(explainer.windows)},
         "way_back": way_back,
     }
     as_read: dict[str, Any] = json.loads(json.dumps(settings, default=repr))  # what the manifest will say
     return as_read
+
+
+def _content(reference: Reference) -> Tensor:
+    """What a setting names, by what it holds: the manifest has its digest, and no path."""
+    if reference.kind != "scan":
+        raise ExplainError("A mask or label map belongs to one scan: explain scans with them one by one.")
+    try:
+        return torch.as_tensor(read_volume(reference.source).data)
+    except XaiIOError as error:
+        raise ExplainError(f"A volume of the method's settings cannot be read: {error}") from error
 
 
 def _done(folder: Path, settings: dict[str, Any]) -> dict[tuple[str, str], ScanRow]:

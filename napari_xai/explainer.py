@@ -5,23 +5,36 @@ import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from methods3d import Explainable, Method, ModelInfo, Progress, Reference, Target, TorchModel, WindowedModel, silent
+from methods3d import (
+    Attribution,
+    Explainable,
+    Method,
+    ModelInfo,
+    Progress,
+    Reference,
+    Target,
+    TorchModel,
+    WindowedModel,
+    silent,
+)
 from methods3d import method as method_named
-from methods3d.faithfulness import faithfulness
+from methods3d.errors import ParameterError
+from methods3d.faithfulness import Faithfulness, faithfulness
+from methods3d.meter import part_of
 from methods3d.references import resolved
 from napari_xai.errors import ExplainError
 from napari_xai.explanation import Explanation, Prediction
 from napari_xai.question import Answerable, Question, predicted_labels, probabilities
-from napari_xai.resuming import resumable
+from napari_xai.resuming import check_folder, resumable
 from napari_xai.scan_space import ModelSpace, WayBack
-from xai_io import LoadedModel, Volume, WindowSettings, XaiIOError, load_model, read_volume
+from xai_io import LoadedModel, Volume, WindowSettings, XaiIOError, load_model, read_labels, read_volume
 
 __all__ = ["Asked", "Explainer", "ModelLike", "ScanLike"]
 
@@ -78,20 +91,19 @@ class Explainer:
     ) -> Explanation:
         """Explain one scan; parameters as in `napari_xai.explain`."""
         method = method_named(method)() if isinstance(method, str) else method
+        if checkpoint is not None:
+            check_folder(checkpoint)
         space = self.space(scan)
         method = resolved(method, partial(self._placed, space=space))
         method.check_all(self.on(space), space.x)  # settings that do not fit are refused before the model is run
         asked = self._asked(space, target, against, region, progress)
         goal = asked.question.target
-        with _memory_said():
-            if checkpoint is None:
-                attribution = method(asked.model, space.x, goal, progress=progress)
-            else:
-                with resumable(checkpoint, asked.model, method, space.x, goal) as model:
-                    attribution = method(model, space.x, goal, progress=progress)
-            measured = (
-                faithfulness(asked.model, space.x, goal, attribution.values, progress=progress) if measure else None
-            )
+        first, second = (part_of(progress, n, 2) for n in range(2)) if measure else (progress, silent)
+        measured = None
+        with _memory_said(), resumable(checkpoint, asked.model, method, space.x, goal) as model:
+            attribution = method(model, space.x, goal, progress=first)
+            if measure:
+                attribution, measured = _measured(model, space.x, goal, attribution, second)
         relevance = space.back(attribution.values[0], extensive=attribution.extensive, way=way_back)
         return Explanation(
             scan=space.scan,
@@ -160,7 +172,8 @@ class Explainer:
         try:
             if reference.kind == "scan":
                 return space.beside(self.space(source))
-            there = space.label_map(_on_grid_of(space.scan, source, reference.kind))
+            what = "label map" if reference.kind == "labels" else reference.kind
+            there = space.label_map(_on_grid_of(space.scan, source, what))
         except XaiIOError as error:
             raise ExplainError(f"A volume of the method's settings cannot be read: {error}") from error
         return there != 0 if reference.kind == "mask" else there
@@ -204,6 +217,16 @@ class Explainer:
         return Prediction(volumes, space.labels(labels))
 
 
+def _measured(
+    model: Explainable, x: Tensor, target: Target, found: Attribution, progress: Progress
+) -> tuple[Attribution, Faithfulness | None]:
+    """The map's curves; where it has none the map is kept, with a warning that says why."""
+    try:
+        return found, faithfulness(model, x, target, found.values, progress=progress)
+    except ParameterError as error:
+        return replace(found, warnings=(*found.warnings, f"there are no curves: {error}")), None
+
+
 class Asked(NamedTuple):
     """A scan as the model sees it, the model, what it predicts, and the question bound on that."""
 
@@ -215,13 +238,17 @@ class Asked(NamedTuple):
 
 def _on_grid_of(scan: Volume, given: ScanLike, what: str) -> Volume:
     """A mask or label map on the scan's own grid."""
-    found = given if isinstance(given, Volume) else read_volume(given)
-    if found.shape != scan.shape or abs(found.affine - scan.affine).max() > 1e-3:
-        raise ExplainError(
-            f"The {what} lies on another grid ({found.shape}) than the scan ({scan.shape}): "
-            "paint it on the scan itself."
-        )
-    return found
+    found = given if isinstance(given, Volume) else read_labels(given)
+    if found.shape != scan.shape:
+        off = f"{found.shape} voxels, not {scan.shape}"
+    elif (most := abs(found.affine - scan.affine).max()) > 1e-3:
+        off = f"an affine that is off by up to {most:.3g} mm"
+    else:
+        return found
+    raise ExplainError(
+        f"The {what} lies on another grid than the scan, with {off}: resample it to the scan (nearest neighbour), "
+        "or paint it there."
+    )
 
 
 def _device(wish: str) -> torch.device:

@@ -14,8 +14,15 @@ from napari_xai.layers import LayerData, label_layer, relevance_layers, scan_lay
 from napari_xai.scan_space import WayBack
 from xai_io import ExportError, LoadedModel, Volume, write_curves, write_json, write_montage, write_nifti
 
-__all__ = ["Explanation", "Prediction"]
+__all__ = ["Explanation", "Prediction", "refuse_existing"]
 
+FILES = {
+    "relevance": "relevance.nii.gz",
+    "montage": "montage.png",
+    "prediction": "prediction.nii.gz",
+    "curves": "curves.png",
+    "provenance": "provenance.json",
+}
 NOTICE = "Research use only; not a medical device, not for diagnosis."
 
 
@@ -31,6 +38,11 @@ class Prediction:
 
     classes: Mapping[str, float]
     labels: Volume | None
+
+    @property
+    def unit(self) -> str:
+        """Of the numbers."""
+        return "probability" if self.labels is None else "mm3"
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +85,10 @@ class Explanation:
             "warnings": list(found.warnings),
             "method": made.method,
             "parameters": dict(made.parameters),
+            "target": made.target,
+            "running": dict(made.running),
             "prediction": dict(self.prediction.classes),
+            "prediction_unit": self.prediction.unit,
             "model": {
                 "name": self.model.name,
                 "form": self.model.form,
@@ -88,6 +103,7 @@ class Explanation:
             },
             "model_grid": {"shape": list(self.grid.shape), "affine_ras_mm": self.grid.affine.tolist()},
             "way_back": self.way_back,
+            "extensive": found.extensive,
             "sum_on_model_grid": float(found.values.sum()),
             "sum_on_scan": float(self.relevance.data.sum(dtype=np.float64)),
             "versions": dict(made.versions),
@@ -108,15 +124,12 @@ class Explanation:
         ExportError : a file exists already, the folder cannot be made, or the disk is full.
         """
         folder = Path(folder)
-        names = {"relevance": "relevance.nii.gz", "montage": "montage.png", "provenance": "provenance.json"}
-        if self.prediction.labels is not None:
-            names["prediction"] = "prediction.nii.gz"
-        if self.faithfulness is not None:
-            names["curves"] = "curves.png"
-        paths = {what: folder / name for what, name in names.items()}
-        there = [path.name for path in paths.values() if path.exists()]
-        if there and not overwrite:
-            raise ExportError(f"{folder} holds {', '.join(there)} already: choose another folder, or overwrite.")
+        if not overwrite:
+            refuse_existing(folder)
+        missing = {"prediction": self.prediction.labels is None, "curves": self.faithfulness is None}
+        paths = {what: folder / name for what, name in FILES.items() if not missing.get(what)}
+        for what in FILES.keys() - paths.keys():
+            (folder / FILES[what]).unlink(missing_ok=True)  # of the earlier results that these replace
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -172,3 +185,10 @@ class Explanation:
             layers.append(label_layer(self.prediction.labels, "prediction"))
         name = f"{self.attribution.provenance.method}: {self.question}"
         return layers + relevance_layers(self.relevance, name, self.record)
+
+
+def refuse_existing(folder: str | os.PathLike[str]) -> None:
+    """Raise ExportError where a folder holds earlier results."""
+    there = [name for name in FILES.values() if (Path(folder) / name).exists()]
+    if there:
+        raise ExportError(f"{folder} holds {', '.join(there)} already: choose another folder, or overwrite.")

@@ -6,7 +6,6 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import fields, is_dataclass
 from pathlib import Path
 
 import torch
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from methods3d import Explainable, Method, Target
 from methods3d.checkpoint import Answers, remembering
-from methods3d.method import recorded
+from methods3d.method import described, recorded
 from napari_xai.errors import ExplainError
 from xai_io import written_aside
 
@@ -23,19 +22,30 @@ __all__ = ["resumable"]
 EVERY = 20.0  # seconds between two savings
 
 
+def check_folder(path: str | os.PathLike[str]) -> None:
+    """Refuse a file that could not be written later, ExplainError."""
+    if not Path(path).absolute().parent.is_dir():
+        raise ExplainError(
+            f"The checkpoint {path} cannot be written, because its folder does not exist: make it first."
+        )
+
+
 @contextmanager
 def resumable(
-    path: str | os.PathLike[str], model: Explainable, method: Method, x: Tensor, target: Target
+    path: str | os.PathLike[str] | None, model: Explainable, method: Method, x: Tensor, target: Target
 ) -> Iterator[Explainable]:
     """The model, with its answers kept in a file while the block runs; those that the file has are not asked again.
 
     The file is written now and then and when the block ends early, and is deleted when it ends well. It holds scores
-    and a digest of what was asked, and nothing of the scan.
+    and a digest of what was asked, and nothing of the scan. Without a path, the model as it is.
 
     Raises
     ------
     ExplainError : the file belongs to another run, or is none of this program's.
     """
+    if path is None:
+        yield model
+        return
     answers = _Saved(Path(path), _key(model, method, x, target))
     try:
         yield remembering(model, answers)
@@ -69,11 +79,10 @@ class _Saved(Answers):
 
 def _key(model: Explainable, method: Method, x: Tensor, target: Target) -> str:
     """What has to be the same for a run to go on."""
-    parts = [repr(sorted(recorded(method).items())), method.name, model.info.model_hash, repr(tuple(x.shape))]
+    parts = [method.name, repr(recorded(method)), repr(model.settings), model.info.model_hash, repr(tuple(x.shape))]
     total = hashlib.sha256("\n".join(parts).encode())
     total.update(x.detach().cpu().contiguous().numpy().tobytes())
-    for value in (getattr(target, f.name) for f in fields(target)) if is_dataclass(target) else [repr(target)]:
-        total.update(value.cpu().numpy().tobytes() if isinstance(value, Tensor) else repr(value).encode())
+    total.update(described(target).encode())
     return total.hexdigest()
 
 

@@ -9,7 +9,7 @@ from .export import write_json
 from .models import LoadedModel, load_model
 from .montage import write_montage
 from .nifti import write_nifti
-from .read import read_volume, sniff
+from .read import read_labels, read_volume, sniff
 from .resample import resampled_to
 from .volume import Source, Volume
 
@@ -29,6 +29,7 @@ __all__ = [
     "display_for",
     "display_range",
     "load_model",
+    "read_labels",
     "read_volume",
     "resampled_to",
     "sniff",

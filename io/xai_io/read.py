@@ -40,7 +40,29 @@ def read_volume(path: str | os.PathLike[str]) -> Volume:
     GeometryError
         If where its voxels lie is unknown or irregular.
     """
-    path = Path(path)
+    volume = _read(Path(path))
+    low, high = volume.data.min(), volume.data.max()
+    if low == high:
+        raise ScanError(f"{path} holds the value {low:g} in every voxel; a scan has contrast: check how it was made.")
+    return volume
+
+
+def read_labels(path: str | os.PathLike[str]) -> Volume:
+    """Read a mask or label map as `read_volume` reads a scan; its values are whole numbers, and may all be equal.
+
+    Raises
+    ------
+    ScanError, GeometryError
+        As `read_volume`; or if a value is no whole number.
+    """
+    volume = _read(Path(path))
+    if bool((volume.data != np.round(volume.data)).any()):
+        raise ScanError(f"{path} has values that are no whole numbers, so that it is no mask or label map.")
+    return volume
+
+
+def _read(path: Path) -> Volume:
+    """Whatever lies there, its values finite."""
     if not path.exists():
         raise ScanError(f"{path} does not exist; name a .nii or .nii.gz file, or a folder with one DICOM series.")
     if path.is_dir():
@@ -57,12 +79,6 @@ def read_volume(path: str | os.PathLike[str]) -> Volume:
         )
     else:
         raise ScanError(f"{path} is not a scan; name a .nii or .nii.gz file, or a folder with one DICOM series.")
-    _check_values(volume, path)
-    return volume
-
-
-def _check_values(volume: Volume, path: Path) -> None:
-    """Refuse values that no network can be asked about."""
     low, high = volume.data.min(), volume.data.max()  # NaN survives both
     if not (np.isfinite(low) and np.isfinite(high)):
         bad = volume.data.size - int(np.isfinite(volume.data).sum())
@@ -70,5 +86,4 @@ def _check_values(volume: Volume, path: Path) -> None:
             f"{path} holds {bad} voxels of {volume.data.size} that are NaN or infinite; only finite values are "
             "allowed: replace them first."
         )
-    if low == high:
-        raise ScanError(f"{path} holds the value {low:g} in every voxel; a scan has contrast: check how it was made.")
+    return volume

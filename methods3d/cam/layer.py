@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from methods3d.errors import LayerError
 from methods3d.types import Explainable, Layer, ModelInfo, Volume5d
 
-__all__ = ["LAYER", "body", "chosen_layer", "chosen_layers"]
+__all__ = ["LAYER", "ONE_LAYER", "body", "chosen_layer", "chosen_layers"]
 
 LAYER = (
     "layer to read by name, 'last' before the head, or '8 mm' for cells of that size; several with commas; "
     "empty: the last that is neither too coarse nor the prediction itself"
 )
+ONE_LAYER = LAYER.replace("; several with commas", "")
 FINE_ENOUGH = 8  # voxels along each axis: a 4 x 4 x 4 map cannot point at a lesion
 
 

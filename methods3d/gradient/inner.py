@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from methods3d.baselines import BASELINES, BaselineLike, baseline
-from methods3d.cam import chosen_layer
+from methods3d.cam.layer import ONE_LAYER, chosen_layer
 from methods3d.gradient.path import Line
 from methods3d.meter import Meter
 from methods3d.method import OneByOne, Relevance, setting
@@ -31,7 +31,7 @@ class InternalInfluence(OneByOne):
     title: ClassVar[str] = "Internal influence"
     source: ClassVar[str] = "Leino, Sen, Datta, Fredrikson, Li 2018, def. 1, along the straight path"
 
-    layer: str = setting("", "layer to read; as for Grad-CAM")
+    layer: str = setting("", ONE_LAYER)
     steps: int = setting(16, "places along the path", at_least=1)
     baseline: BaselineLike = setting("tissue", "what stands for 'nothing there'", choices=BASELINES, reads=baseline)
 
@@ -69,7 +69,7 @@ class Conductance(OneByOne):
     title: ClassVar[str] = "Conductance"
     source: ClassVar[str] = "Dhamdhere, Sundararajan, Yan 2018, eq. 3; along the path as Shrikumar et al. 2018, eq. 4"
 
-    layer: str = setting("", "layer to read; as for Grad-CAM")
+    layer: str = setting("", ONE_LAYER)
     steps: int = setting(32, "pieces of the path", at_least=1)
     baseline: BaselineLike = setting("tissue", "what stands for 'nothing there'", choices=BASELINES, reads=baseline)
 

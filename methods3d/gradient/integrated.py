@@ -17,7 +17,8 @@ __all__ = ["BlurIG", "IntegratedGradients"]
 class IntegratedGradients(OneByOne):
     """The gradient gathered along the straight path from a baseline to the scan; sums to the change in score.
 
-    The path is split where one quadrature is not exact enough, so that the gap stays below the tolerance.
+    The path is split where one quadrature is not exact enough, until the gap is below the tolerance, or 12 times as
+    many points are spent.
 
     When: a signed, complete map for any differentiable network. The answer is relative to the baseline: flat tissue
     asks what the anatomy's contents did, air what everything did. From zero or air, networks with instance norm are
@@ -40,10 +41,10 @@ class IntegratedGradients(OneByOne):
         found = gathered_along(
             Line(start, x), model, target, score, points=self.steps, tolerance=self.tolerance, progress=progress
         )
-        return Relevance(found.values, score, extensive=True, gap=found.gap, chosen={"steps": found.points})
+        return Relevance(found.values, score, extensive=True, gap=found.gap, chosen={"points": found.points})
 
     def cost(self, model: Explainable, shape: tuple[int, int, int]) -> Cost:
-        """One forward and backward a point, and the two ends of the path; more only where the gap is too large."""
+        """One forward and backward a point, and the path's ends; up to 12 times as many where the gap is too large."""
         n = model.passes(shape)
         return Cost(forward=n * (self.steps + 2), backward=n * self.steps)
 
@@ -103,9 +104,9 @@ class BlurIG(OneByOne):
             _Focus(x, self.sigma, spacing), model, target, score,
             points=self.steps, tolerance=self.tolerance, progress=progress,
         )  # fmt: skip
-        return Relevance(found.values, score, extensive=True, gap=found.gap, chosen={"steps": found.points})
+        return Relevance(found.values, score, extensive=True, gap=found.gap, chosen={"points": found.points})
 
     def cost(self, model: Explainable, shape: tuple[int, int, int]) -> Cost:
-        """One forward and backward a point, and the two ends of the path; more only where the gap is too large."""
+        """One forward and backward a point, and the path's ends; up to 12 times as many where the gap is too large."""
         n = model.passes(shape)
         return Cost(forward=n * (self.steps + 2), backward=n * self.steps)

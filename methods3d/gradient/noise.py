@@ -69,7 +69,7 @@ class SmoothGrad(_Noisy):
     seed: int = setting(0, "of the random numbers", at_least=0)
 
     def _map(self, inner: Relevance, mean: Volume5d, spread: Volume5d) -> Relevance:
-        """The mean."""
+        """Mean of M(x + e) over noise e."""
         return replace(inner, values=mean)
 
 
@@ -90,7 +90,7 @@ class SquareGrad(_Noisy):
     seed: int = setting(0, "of the random numbers", at_least=0)
 
     def _map(self, inner: Relevance, mean: Volume5d, spread: Volume5d) -> Relevance:
-        """Mean squared plus variance."""
+        """Mean of M(x + e)^2 over noise e: its mean squared plus its variance."""
         return replace(inner, values=mean**2 + spread / self.samples, extensive=False)
 
 
@@ -111,5 +111,5 @@ class VarGrad(_Noisy):
     seed: int = setting(0, "of the random numbers", at_least=0)
 
     def _map(self, inner: Relevance, mean: Volume5d, spread: Volume5d) -> Relevance:
-        """The variance."""
+        """Variance of M(x + e) over noise e."""
         return replace(inner, values=spread / self.samples, extensive=False)

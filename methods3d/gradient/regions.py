@@ -8,6 +8,7 @@ from torch import Tensor
 
 from methods3d.features import supervoxels
 from methods3d.gradient.integrated import IntegratedGradients
+from methods3d.meter import part_of
 from methods3d.method import Method, OneByOne, Relevance, setting
 from methods3d.types import Cost, Explainable, Progress, Scores, Target, Volume5d
 
@@ -30,14 +31,14 @@ class XRAI(OneByOne):
     source: ClassVar[str] = "Kapishnikov, Bolukbasi, Viegas, Terry 2019, alg. 1, over SLIC supervoxels in mm"
 
     of: Method = setting(IntegratedGradients(), "the method whose map is summed over regions")
-    count: int = setting(400, "supervoxels of the finest division, about", at_least=2)
+    count: int = setting(400, "supervoxels of the finest division, about", at_least=2, at_most=2000)
 
     def explain(self, model: Explainable, x: Volume5d, target: Target, score: Scores, progress: Progress) -> Relevance:
         """Greedily: the region with the largest mean attribution over its voxels that no region has yet."""
-        inner = self.of.attribute(model, x, target, progress)
+        inner = self.of.attribute(model, x, target, part_of(progress, 0, 2))
         attribution = inner.values.sum(1)[0]
         divisions = [supervoxels(x, max(2, round(share * self.count)), model.info)[0] for share in FINENESS]
-        values = _ranked(attribution, divisions)
+        values = _ranked(attribution, divisions, part_of(progress, 1, 2))
         return replace(inner, values=values[None, None], scores=score, extensive=False, absorbed={}, gap=None)
 
     def cost(self, model: Explainable, shape: tuple[int, int, int]) -> Cost:
@@ -46,7 +47,7 @@ class XRAI(OneByOne):
         return Cost(once.forward + model.passes(shape), once.backward)
 
 
-def _ranked(attribution: Tensor, divisions: list[Tensor]) -> Tensor:
+def _ranked(attribution: Tensor, divisions: list[Tensor], progress: Progress) -> Tensor:
     """Each voxel's gain: the mean attribution of its region's voxels that were left when the region was taken."""
     inside = torch.stack([d > 0 for d in divisions]).any(0)  # air is in no region
     worth = attribution[inside].double()
@@ -72,6 +73,7 @@ def _ranked(attribution: Tensor, divisions: list[Tensor]) -> Tensor:
             sums.index_add_(0, row[taken], -worth[taken])
             sizes.index_add_(0, row[taken], -torch.ones_like(worth[taken]))
         sizes[0] = sizes[best] = 0
+        progress(int(left.logical_not().sum()), len(left))
     values = torch.zeros_like(attribution)
     values[inside] = gains.to(values)
     return values

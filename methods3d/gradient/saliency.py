@@ -46,7 +46,7 @@ class InputXGradient(Method):
     source: ClassVar[str] = "Shrikumar et al. 2016, arXiv:1605.01713: R = x dT/dx"
 
     def attribute(self, model: Explainable, x: Volume5d, target: Target, progress: Progress) -> Relevance:
-        """X dT/dx."""
+        """R = x dT/dx."""
         scores, gradient, *_ = model.gradient(x, target, progress=progress)
         return Relevance(gradient.mul_(x), scores, extensive=True)
 

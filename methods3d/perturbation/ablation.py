@@ -12,9 +12,7 @@ from methods3d.meter import Meter
 from methods3d.method import OneByOne, Relevance, setting
 from methods3d.types import Cost, Edit, Explainable, Progress, Scores, Target, Volume5d
 
-__all__ = ["COUNTED", "Ablation"]
-
-COUNTED = 100  # features that are taken for granted before the scan is known
+__all__ = ["Ablation"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,5 +49,5 @@ class Ablation(OneByOne):
         return Relevance(presence.spread(drops), score, extensive=False, chosen={"count": presence.count})
 
     def cost(self, model: Explainable, shape: tuple[int, int, int]) -> Cost:
-        """A prediction for every feature (a hundred taken for granted), and the score."""
-        return Cost(forward=model.passes(shape) * (2 + COUNTED), backward=0)
+        """A prediction for every feature, and the score."""
+        return Cost(forward=model.passes(shape) * (2 + features(self.features).about(shape, model.info)), backward=0)

@@ -13,7 +13,6 @@ from methods3d.edits import edited_volume
 from methods3d.features import FEATURES, FeaturesLike, Presence, features
 from methods3d.meter import Meter
 from methods3d.method import OneByOne, Relevance, setting
-from methods3d.perturbation.ablation import COUNTED
 from methods3d.types import Cost, Explainable, Progress, Scores, Target, Volume5d
 
 __all__ = ["LIME", "KernelSHAP", "ShapleySampling"]
@@ -210,5 +209,6 @@ class ShapleySampling(_Coalitions):
         return [order for one in drawn for order in (one, one.flip(0))][: self.orders]
 
     def cost(self, model: Explainable, shape: tuple[int, int, int]) -> Cost:
-        """For every order a prediction for each feature (a hundred taken for granted), without any, and the score."""
-        return Cost(forward=model.passes(shape) * (3 + self.orders * COUNTED), backward=0)
+        """For every order a prediction for each feature, without any, and the score."""
+        count = features(self.features).about(shape, model.info)
+        return Cost(forward=model.passes(shape) * (3 + self.orders * count), backward=0)

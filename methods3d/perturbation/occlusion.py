@@ -94,7 +94,9 @@ class Occlusion(OneByOne):
                 order = torch.tensor(drops).abs().argsort(descending=True, stable=True)
                 moved = [run[i] for i in order[: math.ceil(KEPT * len(run))].tolist()]
         meter.close()  # the last levels may have had less to run
-        return Relevance(values, score, extensive=False)
+        seen = float(torch.stack(covers).any(0).double().mean())
+        warnings = (f"boxes cover {seen:.0%} of the scan, and the rest is left at zero: take a smaller stride",)
+        return Relevance(values, score, extensive=False, warnings=warnings if seen < 1 else ())
 
     def boxes(self, shape: tuple[int, int, int], info: ModelInfo) -> list[list[Box]]:
         """Boxes that cover a grid, level by level, the coarsest first; the last along an axis ends with it.
@@ -170,5 +172,5 @@ def _lay(values: Tensor, boxes: Sequence[Box], drops: Sequence[float], cover: Te
     total = torch.zeros_like(values)
     for box, drop in zip(boxes, drops, strict=True):
         total[box] += drop
-    whole = (_cover(boxes, values) == cover) & (cover > 0)  # with a stride above the size some have no box
+    whole = (_cover(boxes, values) == cover) & (cover > 0)  # a stride above the size leaves gaps
     values[whole] = total[whole] / cover[whole]

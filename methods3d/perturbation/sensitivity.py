@@ -11,7 +11,6 @@ from methods3d.baselines import FILLINGS, BaselineLike, filler_of, filling
 from methods3d.features import FEATURES, FeaturesLike, Presence, features
 from methods3d.meter import Meter
 from methods3d.method import OneByOne, Relevance, setting
-from methods3d.perturbation.ablation import COUNTED
 from methods3d.types import Cost, Explainable, Progress, Scores, Target, Volume5d
 
 __all__ = ["HSIC", "Sobol"]
@@ -63,8 +62,9 @@ class Sobol(OneByOne):
         return drawn[:, :count], drawn[:, count:]
 
     def cost(self, model: Explainable, shape: tuple[int, int, int]) -> Cost:
-        """So many predictions for every feature (a hundred taken for granted) and two more, and the score."""
-        return Cost(forward=model.passes(shape) * (2 + self.samples * (COUNTED + 2)), backward=0)
+        """So many predictions for every feature and two more, and the score."""
+        count = features(self.features).about(shape, model.info)
+        return Cost(forward=model.passes(shape) * (2 + self.samples * (count + 2)), backward=0)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -456,11 +456,5 @@ def test_rules_that_meet_nothing_are_said(volume):
 
     found = LRP()(TorchModel(Scaled()), volume(1, 1, 6, 6, 6), ClassScore(0))
     assert any("no rule met any function" in w for w in found.warnings)
-    assert not any(
-        "no rule met" in w
-        for w in LRP()(
-            TorchModel(nn.Sequential(nn.Flatten(), nn.Linear(216, 1)).double()),
-            volume(1, 1, 6, 6, 6).double(),
-            ClassScore(0),
-        ).warnings
-    )
+    linear = TorchModel(nn.Sequential(nn.Flatten(), nn.Linear(216, 1)))
+    assert not LRP()(linear, volume(1, 1, 6, 6, 6).float(), ClassScore(0)).warnings

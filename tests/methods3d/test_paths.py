@@ -143,7 +143,7 @@ def test_the_steps_that_are_reported_are_those_that_were_run(singular, baseline,
     net, x, mask = singular
     points = Points(net)
     found = IntegratedGradients(tolerance=tolerance, baseline=baseline)(TorchModel(net), x, RegionScore(1, mask))
-    assert found.provenance.parameters["steps"] == points.with_gradient
+    assert found.provenance.parameters["points"] == points.with_gradient
     assert (points.with_gradient > 32) == (tolerance > 0 and baseline == 0.0)  # where the whole path is not enough
 
 
@@ -151,7 +151,7 @@ def test_the_steps_that_are_reported_are_those_that_were_run(singular, baseline,
 def test_at_most_twelve_times_the_steps_are_used(singular, steps):
     net, x, mask = singular
     found = IntegratedGradients(steps=steps, tolerance=1e-9, baseline=0.0)(TorchModel(net), x, RegionScore(1, mask))
-    assert found.provenance.parameters["steps"] <= 12 * steps
+    assert found.provenance.parameters["points"] <= 12 * steps
 
 
 # --- guided integrated gradients ---

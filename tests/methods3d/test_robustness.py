@@ -1,6 +1,7 @@
 """Odd calls: threads, gradient modes, layers that run twice, budgets that do not suffice, scores that are none."""
 
 import threading
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,10 +9,13 @@ from torch import nn
 
 from methods3d import (
     RISE,
+    XRAI,
     Ablation,
+    Cancelled,
     ClassScore,
     EigenCAM,
     FullGrad,
+    GradCAM,
     InputXGradient,
     IntegratedGradients,
     LayerAttribution,
@@ -20,6 +24,9 @@ from methods3d import (
     ParameterError,
     RegionScore,
     Saliency,
+    ShapleySampling,
+    SmoothGrad,
+    Sobol,
     TargetError,
     TorchModel,
     VolumeError,
@@ -249,5 +256,40 @@ def test_voxels_that_no_box_and_no_mask_has_are_zero(make, volume):
     apart = Occlusion(levels=1, size=2, stride=6, unit="voxel")(TorchModel(net), x, ClassScore(1)).values
     assert torch.isfinite(apart).all()
     assert not apart[0, 0, 3:6].any()
+    said = Occlusion(levels=1, size=2, stride=6, unit="voxel")(TorchModel(net), x, ClassScore(1)).warnings
+    assert any("cover 12% of the scan" in warning for warning in said)
     found = RISE(samples=2, visible=0.05, cell=2.0)(TorchModel(net), x, ClassScore(1)).values
     assert torch.isfinite(found).all()
+
+
+def test_a_layer_of_a_layer_is_refused_at_any_depth():
+    with pytest.raises(ParameterError, match="reads a layer by itself"):
+        LayerAttribution(of=SmoothGrad(of=GradCAM()))
+
+
+def test_regions_can_be_cancelled_while_they_are_ranked(make, volume):
+    heard = []
+
+    def stop(done, total, partial=None):
+        heard.append(done / total)
+        if done > 0.7 * total:
+            raise Cancelled("enough")
+
+    with pytest.raises(Cancelled):
+        model, x = TorchModel(make("plain", 1)), volume(1, 1, 12, 12, 12)
+        XRAI(of=Saliency(), count=40)(model, x, ClassScore(1), progress=stop)
+    assert heard == sorted(heard)
+
+
+@pytest.mark.parametrize("features", ["supervoxels(6)", "grid(6)", "channels", "labels"])
+@pytest.mark.parametrize("method", [Ablation(), ShapleySampling(orders=2), Sobol(samples=4)])
+def test_features_are_counted_before_the_run(method, features, make, volume, counted):
+    net, x = make("plain", 1), volume(1, 1, 12, 12, 12)
+    labels = torch.arange(12)[:, None, None].expand(12, 12, 12) // 4
+    model, method = TorchModel(net), replace(method, features=labels if features == "labels" else features)
+    model.output(torch.cat([x, -x]))  # whether samples mix is found out once
+    with counted(net) as count:
+        found = method(model, x, ClassScore(1))
+    assert count.samples <= method.cost(model, (12, 12, 12)).forward
+    if features != "supervoxels(6)":  # of these there may be fewer
+        assert found.provenance.parameters["count"] == {"grid(6)": 8, "channels": 1, "labels": 2}[features]

@@ -10,6 +10,8 @@ import pytest
 from click.testing import CliRunner
 
 from methods3d import composite, methods
+from methods3d import method as method_named
+from napari_xai._flags import MethodFlags
 from napari_xai.cli import main
 from xai_io import write_nifti
 
@@ -92,13 +94,56 @@ def test_a_map_is_measured_on_request(segmenter, scan_file, tmp_path):
 
 def test_a_neuron_is_explained(classifier, scan_file, tmp_path):
     asked = ["explain", scan_file, "--model", classifier, "-m", "saliency", "--out", tmp_path / "o", "--json"]
-    record = json.loads(run(*asked, "--unit", "features.denseblock1:2").stdout)
+    record = json.loads(run(*asked, "--neuron", "features.denseblock1:2").stdout)
     assert record["question"] == "what drives channel 2 of features.denseblock1"
-    assert run(*asked, "--unit", "features.denseblock1:999", "--overwrite").exit_code == 2
+    assert run(*asked, "--neuron", "features.denseblock1:999", "--overwrite").exit_code == 2
 
 
-def test_every_method_runs_on_the_samples_dense_and_in_windows(tmp_path):
-    result = run("demo", "--all", "--quick", "--out", tmp_path / "o", "--json")
+def test_a_neuron_is_asked_with_a_method_that_has_a_unit(classifier, scan_file, tmp_path):
+    asked = ["explain", scan_file, "--model", classifier, "-m", "occlusion", "--unit", "mm", "--levels", "1"]
+    asked += ["--size", "20", "--stride", "20", "--neuron", "features.denseblock1:2", "--out", tmp_path / "o", "--json"]
+    assert "channel 2" in json.loads(run(*asked).stdout)["question"]
+
+
+def test_no_methods_flag_is_the_commands_own():
+    own = {flag for option in main.commands["explain"].params for flag in option.opts}
+    for name in methods():
+        options = MethodFlags(method_named(name), []).options
+        assert not own & {flag for option in options for flag in (*option.opts, *option.secondary_opts)}
+
+
+@pytest.mark.parametrize("asked", [["-msaliency"], ["-m", "lrp", "--method=saliency"], ["--method", "saliency"]])
+def test_the_method_is_the_one_that_is_named(asked, classifier, scan_file, tmp_path):
+    asked = [*asked, "--no-absolute", "--out", tmp_path / "o", "--json"]
+    result = run("explain", scan_file, "--model", classifier, *asked)
+    assert json.loads(result.stdout)["method"] == "saliency"
+
+
+def test_the_record_says_how_the_network_was_run(segmenter, scan_file, tmp_path):
+    asked = ["explain", scan_file, "--model", segmenter, "-m", "saliency", "--out", tmp_path / "o", "--overwrite"]
+    records = [
+        json.loads(run(*asked, *more, "--json").stdout)
+        for more in ([], ["--window", "none"], ["--overlap", "0.5"], ["--window", "8", "--autocast", "bfloat16"])
+    ]
+    windows = [record["running"]["windows"] for record in records]
+    assert windows[1] is None
+    assert windows[2] == windows[0] | {"overlap": [0.5] * 3}  # the rest is the bundle's
+    assert windows[3] == windows[0] | {"roi_size": [8] * 3}
+    assert [record["running"]["autocast"] for record in records] == [None, None, None, "bfloat16"]
+    assert all("RegionScore" in record["target"] for record in records)
+    assert {record["prediction_unit"] for record in records} == {"mm3"}
+
+
+def test_earlier_results_are_refused_before_any_work(scan_file, tmp_path):
+    (tmp_path / "o").mkdir()
+    (tmp_path / "o" / "montage.png").write_bytes(b"kept")
+    result = run("explain", scan_file, "--model", tmp_path / "not looked for", "--out", tmp_path / "o")
+    assert result.exit_code == 2
+    assert "holds montage.png already" in result.stderr
+
+
+def test_every_method_runs_on_the_samples_dense_and_in_windows():
+    result = run("demo", "--all", "--quick", "--json")
     assert result.exit_code == 0, result.output
     rows = json.loads(result.stdout)
     assert {(row["model"], row["method"]) for row in rows} == {
@@ -107,7 +152,6 @@ def test_every_method_runs_on_the_samples_dense_and_in_windows(tmp_path):
     refused = {(row["model"], row["method"]): row["refused"] for row in rows if row["refused"]}
     assert set(refused) == {("segmenter", "cam"), ("segmenter, dense", "cam")}
     assert all(sentence.endswith(".") for sentence in refused.values())
-    assert not (tmp_path / "o").exists()
     found = {row["method"] for row in rows if row["peak_in_lesion"]}
     assert {"saliency", "lrp", "deeplift", "integrated-gradients", "fullgrad"} <= found
     assert "random" not in found
@@ -182,7 +226,7 @@ def test_composites_are_listed_with_their_rules():
             "stride is 0.0, but has to be above 0",
         ),
         (["explain", "{scan}", "--model", "{bundle}", "--target", "glioma"], "There is no class 'glioma'"),
-        (["explain", "{scan}", "--model", "{bundle}", "--unit", "features"], "give a layer's name and a channel"),
+        (["explain", "{scan}", "--model", "{bundle}", "--neuron", "features"], "give a layer's name and a channel"),
         (["explain", "{scan}", "--model", "{bundle}", "--memory", "lots"], "memory is 'lots': give a size above zero"),
         (["explain", "{scan}", "--model", "{bundle}", "-m", "ablation", "--features", "labels:x"], "does not exist"),
         (["explain", "{scan}", "--model", "{bundle}", "-m", "deeplift", "--baseline", "fog"], "'fog' is not known"),

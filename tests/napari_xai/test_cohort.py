@@ -4,8 +4,9 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
-from methods3d import Cancelled
+from methods3d import Ablation, Cancelled, Deconvnet, GuidedBackprop, IntegratedGradients, SmoothGrad
 from napari_xai import Explainer, explain
 from napari_xai.cohort import explain_many
 from napari_xai.errors import ExplainError
@@ -91,3 +92,43 @@ def test_cancelling_ends_the_run_and_not_one_scan(files, classifier, tmp_path):
         explain_many(files, Explainer.of(classifier), tmp_path / "out", method="saliency", progress=cancel)
     rows = json.loads((tmp_path / "out" / "manifest.json").read_text())["scans"]
     assert [row["status"] for row in rows] == ["waiting"] * 3
+
+
+def test_settings_that_name_volumes_are_known_by_their_content_and_named_by_none(files, scan, classifier, tmp_path):
+    """Another baseline is another run, wherever it lies; the same elsewhere is the same."""
+    explainer, places = Explainer.of(classifier), [tmp_path / f"MuellerHans_{n}.nii.gz" for n in range(3)]
+    for n, place in enumerate(places):
+        write_nifti(place, scan.with_data(scan.data + (n == 2)))
+
+    def run(place):
+        method = IntegratedGradients(steps=2, tolerance=0, baseline=f"scan:{place}")
+        return explain_many(files[:1], explainer, tmp_path / "out", method=method)
+
+    assert run(places[0]).rows[0].status == "done"
+    assert "MuellerHans" not in (tmp_path / "out" / "manifest.json").read_text()
+    run(places[1])
+    with pytest.raises(ExplainError, match="another model, method or question"):
+        run(places[2])
+
+
+def test_a_run_with_another_inner_method_or_precision_is_another_run(files, classifier, tmp_path):
+    def run(of, **more):
+        return explain_many(
+            files[:1], Explainer.of(classifier, **more), tmp_path / "out", method=SmoothGrad(of=of, samples=2)
+        )
+
+    run(GuidedBackprop())
+    for other in ((Deconvnet(), {}), (GuidedBackprop(), {"autocast": torch.bfloat16})):
+        with pytest.raises(ExplainError, match="another model, method or question"):
+            run(other[0], **other[1])
+
+
+def test_one_scans_label_map_is_not_laid_over_others(files, scan, classifier, tmp_path):
+    write_nifti(tmp_path / "organs.nii.gz", scan.with_data((scan.data > 90).astype(np.uint8)))
+    for method in (
+        Ablation(features=f"labels:{tmp_path / 'organs.nii.gz'}"),
+        IntegratedGradients(baseline=f"complement:{tmp_path / 'organs.nii.gz'}"),
+    ):
+        with pytest.raises(ExplainError, match="belongs to one scan"):
+            explain_many(files, Explainer.of(classifier), tmp_path / "out", method=method)
+    assert not (tmp_path / "out").exists()

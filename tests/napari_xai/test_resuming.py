@@ -1,6 +1,7 @@
 """A checkpoint on the disk: written when a run ends early, read when it starts again, gone when it is through."""
 
 import pytest
+import torch
 
 from methods3d import Cancelled, Occlusion
 from napari_xai import Explainer, explain
@@ -47,7 +48,29 @@ def test_another_runs_checkpoint_is_refused(classifier, scan, tmp_path):
         asked = {"scan": scan, "method": METHOD, "target": "lesion"} | other
         with pytest.raises(ExplainError, match="is a checkpoint of another run"):
             explainer.explain(**asked, checkpoint=path)
+    with pytest.raises(ExplainError, match="is a checkpoint of another run"):
+        Explainer.of(classifier, autocast=torch.bfloat16).explain(scan, method=METHOD, target="lesion", checkpoint=path)
     assert path.exists()
+
+
+def test_a_checkpoint_that_could_not_be_written_is_refused_first(classifier, scan, tmp_path):
+    with pytest.raises(ExplainError, match="its folder does not exist"):
+        interrupted(classifier, scan, tmp_path / "nowhere" / "run.checkpoint")
+
+
+def test_interrupted_while_it_is_measured_nothing_is_lost(classifier, scan, tmp_path):
+    path, heard = tmp_path / "run.checkpoint", []
+
+    def stop(done, total, partial=None):
+        heard.append((done, total))
+        if done > 0.6 * total and total == 2000:  # the second half is the curves
+            raise Cancelled("enough")
+
+    with pytest.raises(Cancelled):
+        explain(scan, classifier, method=METHOD, target="lesion", checkpoint=path, measure=True, progress=stop)
+    assert path.exists()
+    shares = [done / total for done, total in heard if total == 2000]
+    assert shares == sorted(shares)  # one bar for both
 
 
 def test_a_damaged_checkpoint_is_refused(classifier, scan, tmp_path):
