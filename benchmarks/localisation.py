@@ -32,7 +32,7 @@ COLUMNS = (
     "lesion share, median",
     "gap of the score, median",
     "seconds, median",
-    "network passes at most",
+    "network passes, estimated",
 )
 ROOT = Path(__file__).resolve().parent.parent
 BUNDLES = ROOT / "sample_volumes" / "bundles"
@@ -92,7 +92,7 @@ def measured(
         "lesion share, median": f"{statistics.median(shares):.0f}",
         "gap of the score, median": f"{statistics.median(gaps):.1e}" if gaps else "-",
         "seconds, median": f"{statistics.median(seconds):.2f}",
-        "network passes at most": f"{cost.forward} forward, {cost.backward} backward",
+        "network passes, estimated": f"{cost.forward} forward, {cost.backward} backward",
         "settings": settings or "-",
     }
 

@@ -326,7 +326,7 @@ def _silent_failures(found: Relevance) -> tuple[str, ...]:
     low, high = flat.aminmax(dim=1)  # NaN if any value is
     if not bool(torch.isfinite(low).all() and torch.isfinite(high).all()):
         caught.append("the map has NaN or infinite values")
-    elif bool(((low == 0) & (high == 0)).any()):
+    elif bool((high.maximum(-low) <= torch.finfo(flat.dtype).eps ** 2 * found.scores.abs()).any()):  # or but rounding
         caught.append("the map is zero everywhere: the target may not depend on the input here")
     elif bool((low == high).any()):
         caught.append("the map is constant")

@@ -24,6 +24,7 @@ from methods3d.edits import WindowedEdits
 from methods3d.errors import ParameterError, TargetError
 from methods3d.grid import Grid, Shape
 from methods3d.memory import Batches
+from methods3d.meter import part_of
 from methods3d.model import TARGET, TorchModel
 from methods3d.rewriting import Flow, Rules, Site
 from methods3d.runner import OutputChoice, Pullback
@@ -194,7 +195,8 @@ class WindowedModel:
     ) -> Gradient:
         """The target's exact derivative in x, over the stitched prediction."""
         grid = self._grid(x)
-        seeds = self._seeds(x, grid, target, progress, rules, reference)
+        seeds = self._seeds(x, grid, target, part_of(progress, 0, 2), rules, reference)
+        heard = progress if seeds.lazy else part_of(progress, 1, 2)  # what was stitched was the first half
         seeds.forget()
         home = self.device or x.device
         total = torch.zeros((len(x), x.shape[1], *grid.padded), dtype=self._precise, device=home)
@@ -234,7 +236,7 @@ class WindowedModel:
             uncovered |= back.uncovered
             met &= back.met
             done += len(group)
-            progress(done, len(seeds.active))
+            heard(done, len(seeds.active))
         if rules is not None and reference is None:
             leaks[TARGET, "target"] = seeds.scores - seeds.conserved
             if grid.is_padded and self.padding_mode == "constant":  # padded voxels are inputs too, and hold cval

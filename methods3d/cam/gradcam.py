@@ -94,6 +94,11 @@ class CAM(ChannelCAM):
             )
         return tap.gradient.sum((2, 3, 4), keepdim=True), sweep.scores, ()
 
+    def cost(self, model: Explainable, shape: tuple[int, int, int]) -> Cost:
+        """Forward, and backward down to the layer."""
+        n, layers = model.passes(shape), 1 + self.layer.count(",")
+        return Cost(forward=layers * n, backward=layers * n)
+
 
 @dataclass(frozen=True, kw_only=True)
 class GradCAMpp(ChannelCAM):
