@@ -74,7 +74,7 @@ def test_what_is_not_a_volume_is_refused(make, volume, smallest, name, spoil, sa
         (IntegratedGradients, {"baseline": "blur(0)"}, "blur: sigma is 0 mm, but has to be above 0."),
         (SmoothGrad, {"noise": 0.0}, "smoothgrad: noise is 0.0, but has to be above 0."),
         (SmoothGrad, {"of": "saliency"}, "smoothgrad: of is 'saliency', but has to be Method."),
-        (LayerAttribution, {"of": GradCAM()}, "of is 'grad-cam', which reads a layer by itself: use it alone."),
+        (LayerAttribution, {"of": GradCAM()}, "of is made of 'grad-cam', which reads a layer by itself: use it alone."),
         (RISE, {"visible": 1.0}, "rise: visible is 1.0, but has to be at most 0.99."),
         (ExtremalPerturbation, {"area": 0}, "area is 0, but has to be above 0."),
         (KernelSHAP, {"features": "supervoxels(0)"}, "The features 'supervoxels(0)' are not known: give"),
