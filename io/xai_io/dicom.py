@@ -77,6 +77,7 @@ def read_dicom(folder: Path) -> Volume:
             frame_of_reference_uid=str(first.get("FrameOfReferenceUID", "")),
             sop_class_uid=str(first.get("SOPClassUID", "")),
             instance_uids=tuple(str(header.get("SOPInstanceUID", "")) for header in headers),
+            files=tuple(files),
         ),
     )
 

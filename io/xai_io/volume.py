@@ -27,7 +27,16 @@ class Source:
     study_uid, series_uid, frame_of_reference_uid, sop_class_uid
         DICOM identifiers of the series, ``""`` where there are none.
     instance_uids
-        SOP instance UIDs, one per slice, in the order of the volume's K axis.
+        SOP instance UIDs, one per slice, in the order of the volume's K axis; ``""`` for a slice that no instance
+        holds (one that was filled in).
+    files
+        The file of each slice, in the same order; None for a slice that no file holds. () where the volume is no
+        longer on the grid of its files.
+    frames
+        Frame number (from 1) of each slice in its multi-frame file, in the same order; () for single-frame images.
+    notes
+        What was not as it should be and what was done about it, one sentence each, without anything that could
+        identify anybody: it goes into records and reports.
     """
 
     format: str = ""
@@ -37,6 +46,9 @@ class Source:
     frame_of_reference_uid: str = field(default="", repr=False)
     sop_class_uid: str = field(default="", repr=False)
     instance_uids: tuple[str, ...] = field(default=(), repr=False)
+    files: tuple[Path | None, ...] = field(default=(), repr=False)
+    frames: tuple[int, ...] = field(default=(), repr=False)
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False, repr=False)
