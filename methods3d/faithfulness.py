@@ -1,6 +1,6 @@
 """Whether a map points at what the score hangs on: deletion and insertion curves, beside those of random maps."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -45,12 +45,14 @@ class Faithfulness:
     ----------
     deletion, insertion : of the map: the lower the area under deletion the better, the higher under insertion.
     random_deletion, random_insertion : of random maps, one for each seed.
+    settings : what they were measured with.
     """
 
     deletion: Curve
     insertion: Curve
     random_deletion: tuple[Curve, ...]
     random_insertion: tuple[Curve, ...]
+    settings: Mapping[str, object]
 
     @property
     def record(self) -> dict[str, object]:
@@ -67,6 +69,7 @@ class Faithfulness:
             "shares": [round(share, 6) for share in self.deletion.shares],
             "deletion curve": [round(score, 6) for score in self.deletion.scores],
             "insertion curve": [round(score, 6) for score in self.insertion.scores],
+            "settings": dict(self.settings),
         }
 
 
@@ -142,7 +145,8 @@ def faithfulness(
         ranks = _ranks(one, counting)
         deletion.append(curve(ranks, x, empty, 1.0, 0.0))
         insertion.append(curve(ranks, empty, x, 0.0, 1.0))
-    return Faithfulness(deletion[0], insertion[0], tuple(deletion[1:]), tuple(insertion[1:]))
+    settings = {"blank": str(nothing), "points": points, "controls": controls, "seed": seed}
+    return Faithfulness(deletion[0], insertion[0], tuple(deletion[1:]), tuple(insertion[1:]), settings)
 
 
 def _ranks(values: Tensor, counting: Tensor) -> Tensor:

@@ -87,6 +87,7 @@ def test_a_map_is_measured_on_request(segmenter, scan_file, tmp_path):
     record = json.loads(run(*asked, "--measure", "--json").stdout)
     found = record["faithfulness"]
     assert len(found["shares"]) == len(found["deletion curve"]) == len(found["insertion curve"])
+    assert found["settings"] == {"blank": "tissue", "points": 16, "controls": 3, "seed": 0}
     assert len(found["deletion, random maps"]) == 3
     assert "deletion" in run(*asked, "--measure", "--overwrite").stdout
     assert "faithfulness" not in json.loads(run(*asked, "--overwrite", "--json").stdout)
