@@ -1,18 +1,38 @@
-"""How a scan and its relevance are shown: one preset for pictures, reports and viewers."""
+"""How a scan and its relevance are shown: one preset for pictures, reports, DICOM and viewers."""
 
 from __future__ import annotations
 
+import dataclasses
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from .errors import ExportError
 from .volume import Volume
 
-_SOFT_TISSUE = (-160.0, 240.0)  # level 40, width 400: the window CT is first looked at with
+Plane: TypeAlias = Literal["axial", "coronal", "sagittal"]
+
+PLANES: tuple[Plane, ...] = ("axial", "coronal", "sagittal")
+CT_WINDOWS: Mapping[str, tuple[float, float]] = {  # level, width in HU; radiopaedia.org, "Windowing (CT)"
+    "soft tissue": (40, 400),
+    "abdomen": (50, 400),
+    "liver": (30, 150),
+    "mediastinum": (50, 350),
+    "lung": (-600, 1500),
+    "bone": (400, 1800),
+    "brain": (40, 80),
+    "subdural": (75, 215),
+    "stroke": (40, 40),
+}
+
 _RED = np.array([[0.72, 0.05, 0.08], [1.0, 0.27, 0.08], [1.0, 0.84, 0.25]])  # little, half, full relevance
 _BLUE = np.array([[0.08, 0.16, 0.78], [0.10, 0.45, 1.0], [0.55, 0.92, 1.0]])
+_STOPS = (0.0, 0.5, 1.0)
+_FAINTEST = 0.25 / 0.95  # density at the threshold, as a share of the density of full relevance
 _HEADROOM = 1.25  # bright tissue is shown light grey, so that colours stand out on it
 _ENOUGH = 2_000_000  # voxels a percentile is read from
 
@@ -32,12 +52,62 @@ class Display:
     colormap
         ``"red-blue"``: red raises the score and blue lowers it, lighter and denser with magnitude; or the name of
         a diverging colour map of matplotlib.
+    opacity
+        Of full relevance, above 0 to 1.
+    planes
+        Planes that pictures show, in their order.
+    centre
+        RAS mm (x, y, z) of the point that the middle slices go through; None for the peak of the relevance.
+
+    Raises
+    ------
+    ExportError
+        If a setting is not one that anything could be shown with.
     """
 
     window: tuple[float, float]
     limit: float
     threshold: float
     colormap: str = "red-blue"
+    opacity: float = 0.95
+    planes: tuple[Plane, ...] = PLANES
+    centre: tuple[float, float, float] | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse settings that would show nothing, or something else than asked for."""
+        try:
+            low, high = (float(value) for value in self.window)
+            numbers = [low, high, self.limit, self.threshold, self.opacity, *(self.centre or (0, 0, 0))]
+            sound = all(math.isfinite(value) for value in numbers) and len(numbers) == 8
+        except (TypeError, ValueError):
+            sound = False
+        if not sound:
+            raise ExportError(
+                "A display needs finite numbers: a window (black, white), a limit, a threshold, an opacity and, if "
+                f"any, a centre (x, y, z); {self.window}, {self.limit}, {self.threshold}, {self.opacity} and "
+                f"{self.centre} were given."
+            )
+        if low >= high:
+            raise ExportError(f"A window from {low:g} to {high:g} was given; pass the value shown black first.")
+        if not 0 <= self.threshold < self.limit:
+            raise ExportError(
+                f"A threshold of {self.threshold:g} and a limit of {self.limit:g} were given; pass a threshold of 0 or "
+                "more, below the limit."
+            )
+        if not 0 < self.opacity <= 1:
+            raise ExportError(f"An opacity of {self.opacity:g} was given; pass one above 0, up to 1.")
+        if not self.planes or len({*self.planes} & {*PLANES}) != len(self.planes):
+            raise ExportError(
+                f"The planes {', '.join(map(str, self.planes)) or 'none'} were given; pass some of {', '.join(PLANES)}."
+            )
+        if self.colormap != "red-blue":
+            import matplotlib
+
+            if self.colormap not in matplotlib.colormaps:
+                raise ExportError(
+                    f"The colormap {self.colormap!r} was given; pass red-blue or a diverging one of matplotlib's, "
+                    "such as RdBu_r or coolwarm."
+                )
 
     @property
     def level(self) -> float:
@@ -49,23 +119,89 @@ class Display:
         """Range of scan values from black to white."""
         return self.window[1] - self.window[0]
 
+    @property
+    def record(self) -> dict[str, Any]:
+        """JSON-ready; `Display.of` reads it back."""
+        found = dataclasses.asdict(self)
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in found.items()}
+
+    @classmethod
+    def of(cls, record: Mapping[str, Any]) -> Display:
+        """Read a preset back from its record.
+
+        Raises
+        ------
+        ExportError
+            If a setting is missing, unknown or wrong.
+        """
+        fields = {field.name: field for field in dataclasses.fields(cls)}
+        unknown = [str(name) for name in record if name not in fields]
+        missing = [name for name, one in fields.items() if one.default is dataclasses.MISSING and name not in record]
+        if unknown or missing:
+            raise ExportError(
+                f"A display with unknown settings ({', '.join(unknown) or 'none'}) or without needed ones "
+                f"({', '.join(missing) or 'none'}) was given; pass {', '.join(fields)}."
+            )
+        settings: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in record.items()
+        }
+        return cls(**settings)
+
+    def shown(self, relevance: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+        """Which values are shown: those that reach the threshold, and are not zero or NaN."""
+        return shown(relevance, self.threshold)
+
+    def rgb(self, scan: npt.NDArray[Any], relevance: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+        """Blend relevance in colour over a scan in grey: the pixels of every export.
+
+        Parameters
+        ----------
+        scan, relevance
+            Values of one shape (...), in their own units; NaN in the scan is black, in the relevance transparent.
+
+        Returns
+        -------
+        ndarray
+            (..., 3) uint8.
+        """
+        low, high = self.window
+        with np.errstate(over="ignore", invalid="ignore"):
+            grey = np.clip((np.asarray(scan, dtype=np.float32) - np.float32(low)) / np.float32(high - low), 0, 1)
+        pixels = np.repeat(np.nan_to_num(grey)[..., None], 3, axis=-1)
+        over = self.shown(relevance)
+        signed = np.clip(relevance[over].astype(np.float64) / self.limit, -1, 1)
+        dense = self._opacity(np.abs(signed))[:, None]
+        pixels[over] = self._colors(signed) * dense + pixels[over] * (1 - dense)
+        painted: npt.NDArray[np.uint8] = np.rint(255 * pixels).astype(np.uint8)
+        return painted
+
     def table(self, steps: int = 513) -> npt.NDArray[np.float64]:
         """Colours (steps, 4) RGBA of relevance from -limit to limit: transparent at zero and below the threshold."""
         signed = np.linspace(-1.0, 1.0, steps)
-        magnitude = np.abs(signed)
-        cut = min(self.threshold / self.limit, 1.0)
-        rise = np.clip((magnitude - cut) / max(1.0 - cut, 1e-9), 0.0, 1.0)
-        alpha = np.where(magnitude > cut, 0.25 + 0.7 * np.sqrt(rise), 0.0) if cut > 0 else 0.95 * np.sqrt(rise)
+        alpha = np.where(shown(signed, self.threshold / self.limit), self._opacity(np.abs(signed)), 0.0)
         return np.column_stack([self._colors(signed), alpha])
+
+    def _opacity(self, magnitude: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """How dense the colour of a shown magnitude (a share of the limit) is."""
+        cut = self.threshold / self.limit
+        rise = np.sqrt(np.clip((magnitude - cut) / (1 - cut), 0, 1))
+        return self.opacity * (rise if cut == 0 else _FAINTEST + (1 - _FAINTEST) * rise)
 
     def _colors(self, signed: npt.NDArray[np.float64]) -> npt.NDArray[Any]:
         if self.colormap != "red-blue":
             import matplotlib
 
             return np.asarray(matplotlib.colormaps[self.colormap]((signed + 1) / 2))[:, :3]
-        stops, magnitude = (0.0, 0.5, 1.0), np.abs(signed)
-        red, blue = (np.column_stack([np.interp(magnitude, stops, c) for c in colors.T]) for colors in (_RED, _BLUE))
+        magnitude = np.abs(signed)
+        red, blue = (np.column_stack([np.interp(magnitude, _STOPS, c) for c in colors.T]) for colors in (_RED, _BLUE))
         return np.where(signed[:, None] >= 0, red, blue)
+
+
+def shown(relevance: npt.NDArray[Any], threshold: float) -> npt.NDArray[np.bool_]:
+    """Which values reach a threshold in magnitude; never zero or NaN. What is seen is what is listed as a region."""
+    magnitude = np.abs(relevance)
+    found: npt.NDArray[np.bool_] = magnitude >= threshold if threshold > 0 else magnitude > 0
+    return found
 
 
 def display_for(scan: Volume, relevance: Volume) -> Display:
@@ -89,10 +225,29 @@ def display_range(relevance: Volume) -> float:
     return float(edges[1:][np.searchsorted(below, 0.9)])
 
 
-def display_window(scan: Volume) -> tuple[float, float]:
-    """Scan values shown black and white: soft tissue in HU, else from the 1st percentile to just above the 99.5th."""
-    if scan.units == "HU":
-        return _SOFT_TISSUE
+def display_window(scan: Volume, name: str = "") -> tuple[float, float]:
+    """Scan values shown black and white.
+
+    Parameters
+    ----------
+    scan
+        Of several channels the first counts.
+    name
+        One of `CT_WINDOWS`; ``""`` for soft tissue in HU, else from the 1st percentile to just above the 99.5th.
+
+    Raises
+    ------
+    ExportError
+        If there is no window of that name, or the scan is not in HU, where a named window means nothing.
+    """
+    if name and (name not in CT_WINDOWS or scan.units != "HU"):
+        raise ExportError(
+            f"The window {name!r} was asked for on a scan in {scan.units or 'unknown units'}; the windows "
+            f"{', '.join(CT_WINDOWS)} are for scans in HU: pass a level and a width."
+        )
+    if name or scan.units == "HU":
+        level, width = CT_WINDOWS[name or "soft tissue"]
+        return level - width / 2, level + width / 2
     step = max(1, round((scan.data[0].size / _ENOUGH) ** (1 / 3)))
     sample = scan.data[0, ::step, ::step, ::step]
     low = float(np.percentile(sample, 1))

@@ -1,9 +1,11 @@
 import dataclasses
+import json
 
 import numpy as np
 import pytest
 
-from xai_io import Display, Volume, display_for, display_range
+from xai_io import Display, ExportError, Volume, display_for, display_range
+from xai_io.display import CT_WINDOWS, display_window
 
 SCAN = Volume(np.arange(1000, dtype=np.float32).reshape(1, 10, 10, 10), np.eye(4))
 
@@ -36,7 +38,7 @@ def test_the_table_is_symmetric_transparent_at_zero_and_denser_outwards():
     table = display.table(401)
     alpha = table[:, 3]
     assert np.allclose(alpha, alpha[::-1]) and (np.diff(alpha[200:]) >= 0).all()
-    assert not alpha[150:251].any() and alpha[149] > 0 and alpha[-1] > 0.9
+    assert not alpha[151:250].any() and alpha[150] > 0 and alpha[250] > 0 and alpha[-1] > 0.9
     assert (table[201:, 0] > table[201:, 2]).all() and (table[:200, 0] < table[:200, 2]).all()
     assert table.min() >= 0 and table.max() <= 1
     smooth = dataclasses.replace(display, threshold=0.0).table(401)
@@ -71,3 +73,87 @@ def test_a_background_does_not_decide_the_window():
     scan = Volume(data, np.eye(4))
     low, high = display_for(scan, scan.with_data(data)).window
     assert low == 0 and high > 900
+
+
+def test_every_pixel_is_the_blend_that_the_table_says():
+    rng = np.random.default_rng(0)
+    for display in (
+        Display(window=(-100, 300), limit=2.0, threshold=0.25, opacity=0.6),
+        Display(window=(0, 1), limit=1.0, threshold=0.0, colormap="coolwarm"),
+    ):
+        low, high = display.window
+        steps = 4097
+        entry = rng.integers(0, steps, (7, 5, 3))
+        values = (entry / (steps - 1) * 2 - 1) * display.limit  # exactly on the table's entries
+        scan = rng.uniform(low - 50, high + 50, values.shape)
+        color = display.table(steps)[entry]
+        grey = np.clip((scan - low) / (high - low), 0, 1)[..., None]
+        expected = 255 * (color[..., :3] * color[..., 3:] + grey * (1 - color[..., 3:]))
+        painted = display.rgb(scan, values)
+        assert painted.dtype == np.uint8 and painted.shape == (7, 5, 3, 3)
+        assert np.abs(painted - expected).max() <= 0.51
+
+
+def test_colours_by_hand():
+    display = Display(window=(0, 100), limit=1.0, threshold=0.5, opacity=1.0)
+    scan = np.array([50.0, 50, 50, 50, 500, -5, np.nan, 50])
+    values = np.array([0.49, -0.5, 1, 7, 0, 0, np.nan, np.nan])
+    painted = display.rgb(scan, values)
+    assert painted[0].tolist() == painted[7].tolist() == [128, 128, 128]
+    assert painted[1][2] > painted[1][0]  # at the threshold itself: blue
+    assert painted[2].tolist() == painted[3].tolist() == [255, 214, 64]  # full red-yellow, also beyond the limit
+    assert painted[4].tolist() == [255] * 3 and painted[5].tolist() == painted[6].tolist() == [0] * 3
+
+
+def test_integers_and_half_precision_are_shown_alike():
+    display = Display(window=(0, 4000), limit=4.0, threshold=1.0)
+    scan, values = np.arange(0, 4000, 500), np.arange(-4, 4)
+    first = display.rgb(scan, values.astype(np.float64))
+    for kind in (np.int16, np.float16, np.float32):
+        assert np.array_equal(display.rgb(scan.astype(kind), values.astype(kind)), first)
+
+
+def test_a_preset_comes_back_from_json():
+    display = Display(
+        window=(-160, 240), limit=0.03, threshold=0.001, colormap="RdBu_r", opacity=0.5, planes=("coronal", "axial"),
+        centre=(1.5, -2.0, 3.0),
+    )  # fmt: skip
+    assert Display.of(json.loads(json.dumps(display.record))) == display
+    assert Display.of({"window": [0, 1], "limit": 1, "threshold": 0}) == Display(window=(0, 1), limit=1, threshold=0)
+
+
+@pytest.mark.parametrize(
+    "change,words",
+    [
+        ({"window": (1, 1)}, "black first"),
+        ({"window": (1,)}, "finite numbers"),
+        ({"window": (0, np.nan)}, "finite numbers"),
+        ({"limit": 0.0}, "below the limit"),
+        ({"limit": np.inf}, "finite numbers"),
+        ({"threshold": 2.0}, "below the limit"),
+        ({"threshold": -0.1}, "0 or more"),
+        ({"opacity": 0.0}, "opacity of 0"),
+        ({"opacity": 1.1}, "opacity of 1.1"),
+        ({"planes": ()}, "none were given"),
+        ({"planes": ("axial", "axial")}, "axial, axial"),
+        ({"planes": ("oblique",)}, "oblique"),
+        ({"colormap": "no such"}, "no such"),
+        ({"centre": (1, 2)}, "centre"),
+        ({"colour": "red"}, "unknown settings"),
+    ],
+)
+def test_what_cannot_be_shown_is_refused(change, words):
+    record = Display(window=(0, 1), limit=1.0, threshold=0.1).record
+    with pytest.raises(ExportError, match=words):
+        Display.of(record | change)
+    with pytest.raises(ExportError, match="without needed ones"):
+        Display.of({"window": [0, 1], "threshold": 0})
+
+
+def test_named_windows_are_for_hounsfield_units():
+    ct = Volume(SCAN.data, np.eye(4), units="HU", modality="CT")
+    assert display_window(ct, "lung") == (-1350, 150)
+    assert all(display_window(ct, name)[0] < display_window(ct, name)[1] for name in CT_WINDOWS)
+    for scan, name in ((SCAN, "lung"), (ct, "toe")):
+        with pytest.raises(ExportError, match="scans in HU: pass a level and a width"):
+            display_window(scan, name)
