@@ -3,39 +3,46 @@
 from ._files import written_aside
 from ._pipeline import WindowSettings
 from .curves import write_curves
-from .display import Display, display_for, display_range
+from .display import CT_WINDOWS, Display, display_for, display_range, display_window
 from .errors import DecoderMissing, ExportError, GeometryError, ModelError, ScanError, UntrustedModel, XaiIOError
 from .export import write_json
 from .models import LoadedModel, load_model
 from .montage import write_montage
 from .nifti import write_nifti
 from .read import read_labels, read_volume, sniff
-from .resample import resampled_to
+from .resample import covered
+from .regions import Region, clusters, region_table, write_regions
 from .volume import Source, Volume
 
 __all__ = [
+    "CT_WINDOWS",
     "DecoderMissing",
     "Display",
     "ExportError",
     "GeometryError",
     "LoadedModel",
     "ModelError",
+    "Region",
     "ScanError",
     "Source",
     "UntrustedModel",
     "Volume",
     "WindowSettings",
     "XaiIOError",
+    "clusters",
+    "covered",
     "display_for",
     "display_range",
+    "display_window",
     "load_model",
     "read_labels",
     "read_volume",
-    "resampled_to",
+    "region_table",
     "sniff",
     "write_curves",
     "write_json",
     "write_montage",
     "write_nifti",
+    "write_regions",
     "written_aside",
 ]

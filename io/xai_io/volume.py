@@ -5,13 +5,18 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 
 from .errors import GeometryError, ScanError
+
+if TYPE_CHECKING:
+    from .resample import Sampling
+
+_AXCODES = [[a, b, c] for a in (0, 1) for b in (2, 3) for c in (4, 5)]  # places in "LRPAIS"
 
 
 @dataclass(frozen=True)
@@ -153,6 +158,67 @@ class Volume:
                 "pass (channels, i, j, k) of that grid."
             )
         return dataclasses.replace(self, data=data, units=units)
+
+    def world_of(self, voxel: npt.ArrayLike) -> npt.NDArray[np.float64]:
+        """Place in RAS+ mm of voxel coordinates, both (..., 3); whole numbers are voxel centres."""
+        return np.asarray(voxel, np.float64) @ self.affine[:3, :3].T + self.affine[:3, 3]
+
+    def voxel_of(self, world: npt.ArrayLike) -> npt.NDArray[np.float64]:
+        """Voxel coordinates, not rounded and perhaps outside the grid, of places in RAS+ mm; both (..., 3)."""
+        inverse = np.linalg.inv(self.affine[:3, :3])
+        return (np.asarray(world, np.float64) - self.affine[:3, 3]) @ inverse.T
+
+    def reoriented(self, axcodes: str) -> Volume:
+        """Transpose and flip the axes, so that I, J and K point nearest to the given directions.
+
+        No value and no voxel's place changes; the values are a view. Since slices and files no longer go together,
+        the source of a volume that was turned names neither.
+
+        Parameters
+        ----------
+        axcodes
+            One of L or R, one of P or A and one of I or S, in any order: ``"RAS"``, ``"LPS"``, ``"PIR"``.
+
+        Raises
+        ------
+        GeometryError
+            If `axcodes` is anything else.
+        """
+        if sorted(map("LRPAIS".find, axcodes)) not in _AXCODES:
+            raise GeometryError(
+                f"The axis codes {axcodes!r} were given; only one of L or R, one of P or A and one of I or S are "
+                "allowed, in any order: RAS, LPS, PIR."
+            )
+        if axcodes == self.axcodes:
+            return self
+        now, wanted = nib.orientations.io_orientation(self.affine), nib.orientations.axcodes2ornt(axcodes)
+        turn = nib.orientations.ornt_transform(now, wanted)
+        data = np.moveaxis(nib.orientations.apply_orientation(np.moveaxis(self.data, 0, -1), turn), -1, 0)
+        affine = self.affine @ nib.orientations.inv_ornt_aff(turn, self.shape)
+        source = dataclasses.replace(self.source, instance_uids=(), files=(), frames=())
+        return dataclasses.replace(self, data=data, affine=affine, source=source)
+
+    def resampled_to(self, other: Volume, mode: Sampling = "linear") -> Volume:
+        """Lay the values over another volume's grid.
+
+        Parameters
+        ----------
+        other
+            Whose shape, affine and source the result gets; its values are not read.
+        mode
+            ``"linear"`` and ``"nearest"`` read this volume at each voxel centre of `other`, zero outside of it.
+            ``"sum-preserving"`` is the transpose of linear sampling from `other` to this grid: every value is
+            handed to the voxels of `other` that it would have been interpolated from, so that the sum is kept, but
+            for what lies outside of `other`.
+
+        Returns
+        -------
+        Volume
+            (C, *other.shape), float32, or with ``"nearest"`` of the type it was.
+        """
+        from .resample import resampled_to
+
+        return resampled_to(self, other, mode)
 
     def __repr__(self) -> str:
         """Shape and geometry, neither values nor anything that could identify a patient."""

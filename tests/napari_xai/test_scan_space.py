@@ -7,18 +7,32 @@ import numpy as np
 import pytest
 import torch
 from monai.transforms import (
+    Affined,
+    BorderPadd,
+    CenterScaleCropd,
+    CenterSpatialCropd,
+    Compose,
     CropForegroundd,
     DivisiblePadd,
+    EnsureTyped,
+    Flipd,
+    Lambdad,
     NormalizeIntensityd,
     Orientationd,
     Resized,
+    ResizeWithPadOrCropd,
+    Rotate90d,
+    Rotated,
     ScaleIntensityRanged,
     Spacingd,
+    SpatialCropd,
     SpatialPadd,
+    Transposed,
+    Zoomd,
 )
 
 from napari_xai.errors import ExplainError
-from napari_xai.scan_space import ModelSpace
+from napari_xai.scan_space import FieldOfView, ModelSpace, check_way_back
 from xai_io import Volume
 
 ORIENTATIONS = [
@@ -68,28 +82,91 @@ CHAINS = {
         DivisiblePadd("image", 16),
     ],
     "resize": [Orientationd("image", "SPL"), Resized("image", (24, 40, 20), mode="trilinear")],
+    "turn and zoom": [
+        Rotated("image", (0.1, -0.05, 0.2), keep_size=False),
+        Zoomd("image", (0.8, 1.1, 1.3), mode="trilinear"),
+        Flipd("image", 1),
+        Affined("image", translate_params=(2, -1, 1), shear_params=(0.05, 0, 0, 0, 0.02, 0)),
+    ],
 }
 
+TURN = {"rotate_params": (0.1, 0.2, -0.1), "translate_params": (1, 2, -1), "scale_params": (1.1, 0.9, 1.2)}
+SPATIAL = [
+    Orientationd("image", "PIR"),
+    Flipd("image", None),
+    Rotate90d("image", 3, (0, 2)),
+    *(
+        Spacingd("image", (2, 2.2, 1.8), align_corners=corners, scale_extent=extent, diagonal=diagonal)
+        for corners, extent, diagonal in itertools.product((False, True), repeat=3)
+    ),
+    Spacingd("image", (-1, 2, -1), dtype=np.float32),
+    Spacingd("image", (2, 2, 2), min_pixdim=(1, 1, 1), max_pixdim=(2, 2, 2), lazy=True),
+    *(Resized("image", (24, 40, 20), mode="trilinear", align_corners=corners) for corners in (False, True)),
+    Resized("image", 32, size_mode="longest", mode="bilinear"),
+    *(Zoomd("image", (0.7, 1.2, 1.7), mode="trilinear", keep_size=keep) for keep in (False, True)),
+    *(
+        Rotated("image", (0.2, -0.1, 0.3), keep_size=keep, align_corners=corners)
+        for keep, corners in itertools.product((False, True), repeat=2)
+    ),
+    Affined("image", **TURN, spatial_size=(40, 20, 24)),
+    Affined("image", shear_params=(0.1, 0, 0, 0, 0.05, 0)),
+    BorderPadd("image", (1, 2, 3, 4, 5, 6)),
+    SpatialPadd("image", (40, 41, 20), method="end", mode="edge"),
+    DivisiblePadd("image", 16),
+    CenterSpatialCropd("image", (15, 14, 13)),
+    CenterScaleCropd("image", 0.5),
+    SpatialCropd("image", roi_center=(12, 13, 9), roi_size=(10, 9, 8)),
+    ResizeWithPadOrCropd("image", (40, 15, 33)),
+    CropForegroundd("image", source_key="image", select_fn=lambda x: x > 0, margin=2, k_divisible=8),
+    Compose([Orientationd("image", "LPS"), Spacingd("image", (2, 2, 2)), Zoomd("image", 1.1)], lazy=True),
+]
 
-@pytest.mark.parametrize("codes", ORIENTATIONS)
-def test_a_blob_comes_back_from_every_axis_order(codes):
-    scan = scan_with_blob(codes=codes, rotation=rotation(12, 20))
-    space = ModelSpace.of(scan, CHAINS["spacing"])
-    home = space.back(space.x[0], extensive=False)
-    assert home.shape == scan.shape
-    assert np.array_equal(home.affine, scan.affine)
-    assert np.linalg.norm(centre_of(home, 20) - centre_of(scan, 20)) < 0.1  # mm; half a voxel is 0.75
+
+@pytest.mark.parametrize("transform", SPATIAL, ids=lambda transform: type(transform).__name__)
+def test_a_voxel_of_the_model_lies_where_its_affine_says(transform):
+    """Each voxel of the scan holds its own place, which linear interpolation keeps."""
+    scan = scan_with_blob((31, 26, 20), (1.7, 1.3, 2.6), "LAS", rotation(12, 20))
+    there = scan.world_of(np.moveaxis(np.indices(scan.shape), 0, -1))
+    space = ModelSpace.of(scan.with_data(np.moveaxis(there, -1, 0).astype(np.float32)), [transform])
+    told = space.grid.world_of(np.moveaxis(np.indices(space.grid.shape), 0, -1))
+    held = np.moveaxis(space.x[0].double().numpy(), 0, -1)
+    inner = [((at >= 1) & (at <= np.array(scan.shape) - 2)).all(-1) for at in map(scan.voxel_of, (told, held))]
+    assert (inner[0] & inner[1]).sum() > 500
+    assert np.abs(told - held)[inner[0] & inner[1]].max() < 1e-4  # mm
+
+
+@pytest.mark.parametrize(
+    ("transform", "words"),
+    [
+        (Spacingd("image", (2, 2, 2), recompute_affine=True), "recompute_affine"),
+        (Resized("image", (24, 40, 20), mode="nearest"), "nearest-exact"),
+        (Compose([Zoomd(["label", "image"], 1.3, mode=["area", "nearest"])]), "nearest-exact"),
+        (Affined("image", **TURN, align_corners=True), "align_corners"),
+    ],
+)
+def test_what_monai_gives_a_false_affine_is_refused(transform, words):
+    with pytest.raises(ExplainError, match=words):
+        ModelSpace.of(scan_with_blob(), [transform])
+
+
+@pytest.mark.parametrize(
+    "transform",
+    [EnsureTyped("image", track_meta=False), Lambdad("image", lambda x: x[:, 1:]), Transposed("image", (0, 2, 1, 3))],
+)
+def test_voxels_that_move_behind_the_affines_back_are_refused(transform):
+    with pytest.raises(ExplainError, match="without saying where"):
+        ModelSpace.of(scan_with_blob(), [transform])
 
 
 @pytest.mark.parametrize("chain", CHAINS)
-@pytest.mark.parametrize("codes", ["RAS", "LPS", "IRP"])
-def test_a_blob_comes_back_through_every_kind_of_transform(chain, codes):
-    scan = scan_with_blob(codes=codes)
+@pytest.mark.parametrize("codes", ORIENTATIONS)
+def test_a_blob_comes_back_from_every_axis_order_through_every_kind_of_transform(codes, chain):
+    scan = scan_with_blob((26, 30, 22), codes=codes, rotation=rotation(12, 20), at=BLOB / 2)
     space = ModelSpace.of(scan, CHAINS[chain])
     home = space.back(space.x[0], extensive=False)
     assert home.shape == scan.shape
     assert np.array_equal(home.affine, scan.affine)
-    assert np.linalg.norm(centre_of(home, 20) - centre_of(scan, 20)) < 0.25  # Resized shifts by what it rounds
+    assert np.linalg.norm(centre_of(home, 20) - centre_of(scan, 20)) < 0.1  # mm; half a voxel is 0.75
     assert np.isfinite(home.data).all()
 
 
@@ -149,8 +226,34 @@ def test_a_mask_outside_what_the_model_sees_is_refused():
 def test_a_sum_preserving_return_of_a_cam_is_refused():
     scan = scan_with_blob()
     space = ModelSpace.of(scan, [])
-    with pytest.raises(ExplainError, match="way_back='interpolate'"):
-        space.back(space.x[0], extensive=False, way="sum-preserving")
+    for refused in (
+        lambda: space.back(space.x[0], extensive=False, way="sum-preserving"),
+        lambda: check_way_back("sum-preserving", extensive=False),
+    ):
+        with pytest.raises(ExplainError, match="way_back='interpolate'"):
+            refused()
+
+
+def test_what_lies_outside_the_field_of_view_is_counted():
+    scan = scan_with_blob((20, 20, 20), (1, 1, 1))
+    padded = ModelSpace.of(scan, [SpatialPadd("image", (20, 20, 40)), CenterSpatialCropd("image", (20, 10, 40))])
+    relevance = torch.ones(1, *padded.grid.shape)
+    relevance[..., :10] = -1
+    view = padded.field_of_view(relevance)
+    assert (view.relevance_outside, view.scan_unseen) == (0.5, 0.5)
+    home = padded.back(relevance, extensive=True, way="sum-preserving").data
+    assert np.abs(home).sum() == relevance.abs().sum() * (1 - view.relevance_outside)
+    assert not home[0][~padded.seen].any() and padded.seen.sum() == 20 * 10 * 20
+    assert padded.field_of_view(relevance * 0) == FieldOfView(0.0, 0.5)
+
+
+def test_nothing_lies_outside_where_the_grids_are_the_same_or_only_turned():
+    scan = scan_with_blob(codes="IRP", rotation=rotation(5, 10))
+    for chain in ([], [Orientationd("image", "RAS")]):
+        space = ModelSpace.of(scan, chain)
+        assert space.field_of_view(space.x[0]) == FieldOfView(0.0, 0.0)
+        for way in ("interpolate", "sum-preserving"):
+            assert np.array_equal(space.back(space.x[0], extensive=True, way=way).data, scan.data)
 
 
 def test_a_transform_that_fails_is_named():
