@@ -11,8 +11,8 @@ from click.testing import CliRunner
 
 from methods3d import composite, methods
 from methods3d import method as method_named
-from napari_xai._flags import MethodFlags
 from napari_xai.cli import main
+from napari_xai.cli.method_flags import MethodFlags
 from xai_io import write_nifti
 
 
