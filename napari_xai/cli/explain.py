@@ -1,0 +1,221 @@
+"""Explain scans: one into a folder, many into a folder each."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.table import Table
+
+from napari_xai.cli.console import OUT, bar, plain, print_json
+
+__all__ = ["explain"]
+
+
+class MethodCommand(click.Command):
+    """A command whose flags are those of the method that --method names, made from its fields."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Look for the method first."""
+        from methods3d import method as method_named
+        from napari_xai.cli.method_flags import MethodFlags, named
+
+        ctx.meta["napari_xai.flags"] = MethodFlags(method_named(named(args, "--method", "-m") or "lrp"), args)
+        return super().parse_args(ctx, args)
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        """The command's own flags and the method's."""
+        flags = ctx.meta.get("napari_xai.flags")
+        own = super().get_params(ctx)
+        return own if flags is None else [*own[:-1], *flags.options, own[-1]]
+
+
+@click.command(cls=MethodCommand)
+@click.argument("scans", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--model", required=True, type=click.Path(path_type=Path), help="MONAI bundle folder or TorchScript file."
+)
+@click.option("--method", "-m", "_name", default="lrp", show_default=True, help="See `napari-xai methods`.")
+@click.option("--target", help="Class to explain, by name or number; default: what the model predicts.")
+@click.option("--against", help="Rather than which class; default: the runner-up. Classifiers only.")
+@click.option("--neuron", help="Explain a neuron instead of a class: LAYER:CHANNEL, see `napari-xai inspect`.")
+@click.option("--region", type=click.Path(path_type=Path), help="Mask on the scan to ask about. Segmentation only.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("explained"), show_default=True, help="Folder.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 ...")
+@click.option(
+    "--window", help="Sliding window in voxels, I,J,K; 'none' runs the whole scan; default: as the bundle says."
+)
+@click.option(
+    "--overlap",
+    type=click.FloatRange(0, 1, max_open=True),
+    help="Share of a window that neighbours have in common; default: as the bundle says, or 0.25.",
+)
+@click.option("--output", help="Which of several outputs to explain: its index or key.")
+@click.option("--autocast", type=click.Choice(["float16", "bfloat16"]), help="Lower precision for the forward pass.")
+@click.option("--memory", help="What running may take beyond the volumes, such as 4GiB: decides how much runs at once.")
+@click.option(
+    "--measure", is_flag=True, help="Measure the map: deletion and insertion curves, beside those of random maps."
+)
+@click.option(
+    "--checkpoint",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="File that an interrupted run (perturbation methods) leaves behind, and is taken up again from.",
+)
+@click.option(
+    "--way-back", type=click.Choice(["interpolate", "sum-preserving"]), default="interpolate", show_default=True
+)
+@click.option("--trust", is_flag=True, help="Run the code that the bundle brings.")
+@click.option("--overwrite", is_flag=True, help="Replace earlier results.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_context
+def explain(ctx: click.Context, /, scans: Sequence[Path], model: Path, **given: Any) -> None:
+    """Explain what MODEL saw in SCANS (NIfTI files or DICOM folders).
+
+    One scan goes straight into the output folder; several get a folder each, a manifest, and go on after an
+    interruption. The method's own settings are flags too: `napari-xai explain --method occlusion --help`.
+    """
+    import torch
+
+    from napari_xai.errors import ExplainError
+    from napari_xai.explainer import Explainer
+    from napari_xai.explanation import refuse_existing
+
+    if len(scans) > 1 and given["region"] is not None:
+        raise ExplainError("A region belongs to one scan: explain scans with regions one by one.")
+    if len(scans) > 1 and (given["checkpoint"] is not None or given["measure"]):
+        raise ExplainError("--checkpoint and --measure are for one scan: explain the scans one by one.")
+    if len(scans) == 1 and not given["overwrite"]:
+        refuse_existing(given["out"])
+    method = ctx.meta["napari_xai.flags"].method(given)
+    explainer = Explainer.of(
+        model,
+        device=given["device"],
+        output=int(given["output"]) if (given["output"] or "").isdigit() else given["output"],
+        autocast=getattr(torch, given["autocast"]) if given["autocast"] else None,
+        memory=given["memory"],
+        trust=given["trust"],
+    )
+    explainer = replace(explainer, windows=_windows(given["window"], given["overlap"], explainer.windows))
+    question = {name: given[name] for name in ("target", "against", "way_back")}
+    if given["neuron"] is not None:
+        question["target"] = _neuron(given["neuron"], given["target"] or given["against"])
+    if len(scans) == 1:
+        with bar(method.name) as progress:
+            found = explainer.explain(
+                scans[0],
+                method=method,
+                region=given["region"],
+                measure=given["measure"],
+                checkpoint=given["checkpoint"],
+                progress=progress,
+                **question,
+            )
+        files = found.save(given["out"], overwrite=given["overwrite"])
+        if given["as_json"]:
+            print_json(found.record | {"files": {what: str(path) for what, path in files.items()}})
+        else:
+            OUT.print(_result(found.record))
+            OUT.print(f"Written to {given['out']}: {', '.join(path.name for path in files.values())}")
+    elif not _explain_many(scans, explainer, method, question, given):
+        ctx.exit(1)
+
+
+def _explain_many(
+    scans: Sequence[Path], explainer: Any, method: Any, question: dict[str, Any], given: dict[str, Any]
+) -> bool:
+    """Explain a cohort and print its rows; whether all went well."""
+    from napari_xai.cohort import explain_many
+
+    with bar("scans") as progress:
+        cohort = explain_many(
+            scans,
+            explainer,
+            given["out"],
+            method=method,
+            overwrite=given["overwrite"],
+            finished=lambda n, row, found: progress(n + 1, len(scans)),
+            **question,
+        )
+    if given["as_json"]:
+        print_json({"settings": cohort.settings, "scans": [asdict(row) for row in cohort.rows]})
+    else:
+        table = Table("case", "status", "seconds", "warnings or error")
+        for row in cohort.rows:
+            table.add_row(row.case, row.status, f"{row.seconds:.1f}", plain(row.error or "; ".join(row.warnings)))
+        OUT.print(table)
+    return all(row.status == "done" for row in cohort.rows)
+
+
+def _neuron(text: str, other: str | None) -> Any:
+    from methods3d import LayerUnit
+    from napari_xai.errors import ExplainError
+
+    layer, _, channel = text.rpartition(":")
+    if not layer or not channel.isdigit() or other is not None:
+        raise ExplainError(
+            f"--neuron is {text!r}: give a layer's name and a channel, as model.1:3, and no --target or --against."
+        )
+    return LayerUnit(layer, int(channel))
+
+
+def _windows(window: str | None, overlap: float | None, bundle: Any) -> Any:
+    """The bundle's windows, changed as far as asked; a bundle without any gets Gaussian ones."""
+    from napari_xai.errors import ExplainError
+    from xai_io import WindowSettings
+
+    if overlap is not None and (window == "none" or (window is None and bundle is None)):
+        raise ExplainError("--overlap is of windows, and there are none: give --window as well, or leave it out.")
+    if window == "none":
+        return None
+    if window is None:
+        return bundle if overlap is None else replace(bundle, overlap=overlap)
+    try:
+        sizes = tuple(int(n) for n in window.split(","))
+    except ValueError:
+        sizes = ()
+    if len(sizes) not in (1, 3) or min(sizes) < 1:
+        raise ExplainError(f"--window is {window!r}: give one number, three as I,J,K, or 'none'; voxels, at least 1.")
+    own = bundle or WindowSettings(roi_size=1, sw_batch_size=4, mode="gaussian")
+    return replace(
+        own, roi_size=sizes if len(sizes) == 3 else sizes * 3, overlap=own.overlap if overlap is None else overlap
+    )
+
+
+def _result(record: dict[str, Any]) -> Table:
+    """One explanation as a table."""
+    table = Table(show_header=False)
+    rows = {
+        "question": record["question"],
+        f"prediction ({record['prediction_unit']})": ", ".join(
+            f"{name} {value:.4g}" for name, value in record["prediction"].items()
+        ),
+        "method": record["method"]
+        + "".join(f", {k}={v}" for k, v in record["parameters"].items() if v not in ("", None)),
+        "score": f"{record['score']:.4g}",
+        # The sum of any other map means nothing.
+        "sum of relevance": f"{record['sum_on_model_grid']:.4g} (model grid), {record['sum_on_scan']:.4g} (scan)"
+        if record["extensive"]
+        else "",
+        "absorbed": ", ".join(f"{cause} {value:.3g}" for cause, value in record["absorbed"].items()),
+        "gap": "" if record["gap"] is None else f"{record['gap']:.3g}",
+        "deletion and insertion": _measured(record.get("faithfulness")),
+        "seconds": f"{record['seconds']:.1f}",
+        "warnings": "; ".join(record["warnings"]),
+    }
+    for name, value in rows.items():
+        if value:
+            table.add_row(name, plain(value))
+    return table
+
+
+def _measured(found: dict[str, Any] | None) -> str:
+    """Areas under the curves, beside those of random maps."""
+    if found is None:
+        return ""
+
+    def one(what: str) -> str:
+        control = found[f"{what}, random maps"]
+        return f"{what} {found[what]:.3f} (random {min(control):.3f} to {max(control):.3f})"
+
+    return f"{one('deletion')}, lower is better; {one('insertion')}, higher is better"
