@@ -1,11 +1,14 @@
+import dataclasses
+import io
 import itertools
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from xai_io import Display, ExportError, Volume, write_montage
-from xai_io.montage import slices
+from xai_io import Display, ExportError, Volume, display_for, write_montage
+from xai_io.montage import key_slices
+from xai_io.slices import slices
 
 # A phantom with a handedness: in RAS+ mm, a bright dot at the patient's right, a dimmer one in front, a faint one
 # on top; the relevance is positive at the right, negative in front, and weakly positive on top.
@@ -33,7 +36,7 @@ def grids():
 
 
 def of(panels):
-    return next(panel for panel in panels if panel.peak)
+    return next(panel for panel in panels if panel.through)
 
 
 @pytest.mark.parametrize("affine,shape", grids())
@@ -86,7 +89,7 @@ def test_slices_lie_inside_and_apart():
         volume.data[0, 2, 2, int(peak * (count - 1))] = 1
         panels = slices(scan, volume, "axial", 5)
         assert len(panels) == min(5, count) == len({panel.position for panel in panels})
-        assert sum(panel.peak for panel in panels) == 1
+        assert sum(panel.through for panel in panels) == 1
 
 
 def test_one_loud_voxel_does_not_decide_the_peak():
@@ -116,7 +119,10 @@ def test_the_picture_itself_is_radiological(tmp_path, flip):
     scan, values = phantom(affine, (36, 36, 36))
     halves = np.where(values == 1.0, 1.0, 0) - np.flip(np.where(values == 1.0, 1.0, 0), 1)  # right red, left blue
     path = tmp_path / "a.png"
-    write_montage(path, scan, scan.with_data(halves.astype(np.float32)), planes=("axial",), columns=1)
+    values = scan.with_data(halves.astype(np.float32))
+    write_montage(
+        path, scan, values, display=dataclasses.replace(display_for(scan, values), planes=("axial",)), columns=1
+    )
     image = pixels(path)
     red, blue = reds_and_blues(image[45:260], 0.66)  # without the words above and below
     assert red[1].size > 50 and blue[1].size > 50
@@ -176,3 +182,73 @@ def test_equal_input_gives_equal_bytes(tmp_path):
     for name in ("a.png", "b.png"):
         write_montage(tmp_path / name, scan, scan.with_data(values), caption={"method": "lrp"})
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+def halved():
+    """A scan of four values, one an octant's column, under relevance that is positive, negative, faint or none."""
+    scan, values = np.zeros((1, 40, 40, 40), np.float32), np.zeros((1, 40, 40, 40), np.float32)
+    scan[:, 20:], scan[:, :, 20:] = 40, scan[:, :, 20:] + 25
+    values[:, :20, :20], values[:, 20:, :20], values[:, 20:, 20:] = 1.5, -0.7, 0.1
+    return Volume(scan, np.diag([2.0, 2, 2, 1])), values
+
+
+def test_exported_pixels_are_what_the_preset_says(tmp_path):
+    scan, values = halved()
+    for settings in ({}, {"opacity": 0.4}, {"colormap": "coolwarm"}):
+        display = Display(window=(0, 100), limit=2.0, threshold=0.5, planes=("axial",), **settings)
+        write_montage(tmp_path / "a.png", scan, scan.with_data(values), display=display, columns=1, overwrite=True)
+        image = pixels(tmp_path / "a.png")
+        wanted = display.rgb(scan.data[0, :, :, 20], values[0, :, :, 20])[::-1, ::-1].transpose(1, 0, 2)
+        for row, column in itertools.product((6, 10, 26, 30), repeat=2):  # voxels far from edges and words
+            y, x = (round(120 * (start + 2.06 * (at + 0.5) / 40)) for start, at in ((0.3, row), (0.34, column)))
+            assert image[y, x].tolist() == wanted[row, column].tolist()
+
+
+def test_the_words_returned_are_those_that_were_drawn(tmp_path, monkeypatch):
+    from matplotlib.figure import Figure
+
+    figures = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, file, **_: figures.append(self))
+    scan, values = phantom(np.diag([2.0, 2, 2, 1]), (36, 36, 36))
+    caption = {"method": "lrp \u202e\x07 病変", "question": "why?"}
+    words = write_montage(tmp_path / "a.png", scan, scan.with_data(values, units="logit"), caption=caption)
+    assert sorted(words) == sorted(text.get_text() for text in figures[0].texts)
+    assert {"(logit)", r"method: lrp \u75c5\u5909", "question: why?", "Research use only, not for diagnosis."} <= {
+        *words
+    }
+    assert sum("(peak)" in word for word in words) == 3
+
+
+def test_the_display_decides_planes_and_centre(tmp_path):
+    scan, values = phantom(np.diag([2.0, 2, 2, 1]), (36, 36, 36))
+    display = dataclasses.replace(
+        display_for(scan, scan.with_data(values)), planes=("coronal", "axial"), centre=(20, 30, 40)
+    )
+    words = write_montage(tmp_path / "a.png", scan, scan.with_data(values), display=display, columns=1)
+    assert [word for word in words if word.endswith(" mm") and " " in word[:2]] == ["A 30.0 mm", "S 40.0 mm"]
+    assert not any("peak" in word for word in words)
+    outside = dataclasses.replace(display, centre=(20, 30, 400))
+    with pytest.raises(ExportError, match=r"400\) mm .* outside of the scan"):
+        write_montage(tmp_path / "b.png", scan, scan.with_data(values), display=outside)
+
+
+def test_key_slices_show_the_scan_alone_the_relevance_and_the_prediction():
+    scan, values = halved()
+    display = Display(window=(0, 100), limit=2.0, threshold=0.5)
+    labels = scan.with_data((values > 1).astype(np.uint8))
+    with_labels, without = (key_slices(scan, scan.with_data(values), display, some) for some in (labels, None))
+    assert [row for row in with_labels.words if row in ("scan", "relevance", "prediction")][:3] == [
+        "scan", "relevance", "prediction",
+    ]  # fmt: skip
+    image = np.asarray(Image.open(io.BytesIO(with_labels.png)).convert("RGB")).astype(int)
+    thirds = [part[20:-20] for part in np.array_split(image[40:, : image.shape[1] * 4 // 5], 3)]
+    colored = [np.mean(np.ptp(part, axis=2) > 60) for part in thirds]
+    assert colored[0] == 0 and colored[1] > 0.2 and 0 < colored[2] < 0.1
+    assert (thirds[2] == (90, 230, 110)).all(-1).sum() > 200
+    assert without.size[1] < with_labels.size[1] and "prediction" not in without.words
+
+
+def test_key_slices_of_a_long_body_fit_and_keep_their_scale():
+    scan = Volume(np.random.default_rng(0).random((1, 30, 20, 100)), np.diag([2.0, 2, 10, 1]))  # 60 x 40 x 1000 mm
+    picture = key_slices(scan, scan.with_data(np.ones(scan.data.shape)), Display(window=(0, 1), limit=1, threshold=0.1))
+    assert picture.size[0] < 600 and picture.size[1] < 900
