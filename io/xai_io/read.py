@@ -2,36 +2,60 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 
-from .dicom import dicom_files, is_dicom, read_dicom
+from .dicom import Choices, Series, find_series, read_series
+from .dicom.files import first_files, is_dicom, is_zip
+from .dicom.series import Progress
 from .errors import ScanError
 from .nifti import is_nifti, read_nifti
 from .volume import Volume
 
 _SNIFFED_FILES = 64  # a folder of a series shows it in its first few files
+_LISTED = 20
+_NO_VOLUME = ("localiser", "single slice", "mixed orientation", "no geometry", "colour")
 
 
 def sniff(path: str | os.PathLike[str]) -> bool:
     """Whether `read_volume` would try this path; quick, looks at first bytes only, never raises."""
     try:
         path = Path(path)
-        if path.is_dir():
-            with os.scandir(path) as entries:
-                return any(is_dicom(Path(entry)) for entry, _ in zip(entries, range(_SNIFFED_FILES), strict=False))
-        return is_nifti(path)
-    except (OSError, TypeError, ValueError):
+        if path.is_dir() or is_zip(path):
+            return any(map(is_dicom, first_files(path, _SNIFFED_FILES)))
+        return is_nifti(path) or is_dicom(path)
+    except (OSError, TypeError, ValueError, ScanError):
         return False
 
 
-def read_volume(path: str | os.PathLike[str]) -> Volume:
-    """Read one scan: a NIfTI file, or a folder with one regular DICOM series.
+def read_volume(
+    path: str | os.PathLike[str],
+    *,
+    series: int | str | None = None,
+    choices: Choices | None = None,
+    progress: Progress | None = None,
+) -> Volume:
+    """Read one scan: a NIfTI file, or one DICOM series (a folder, a zip, a DICOMDIR, one of its files).
 
     The content decides, not the name. Voxel order and geometry are the file's own (see `read_nifti` and
-    `read_dicom` for what becomes of each), and the values are finite and not all equal.
+    `read_series` for what becomes of each), and the values are finite and not all equal.
+
+    Parameters
+    ----------
+    path
+        A file or folder.
+    series
+        Which DICOM series, where there are several: its number in the listing of `find_series`, from 1, or its
+        SeriesInstanceUID. Without it, several are refused, unless all but one are no volumes (localisers, single
+        images, colour).
+    choices
+        What to do about a DICOM series that is not one regular volume; it is refused otherwise.
+    progress
+        Called with how much of a DICOM series is done, and the total: files first, then images.
 
     Raises
     ------
@@ -40,7 +64,7 @@ def read_volume(path: str | os.PathLike[str]) -> Volume:
     GeometryError
         If where its voxels lie is unknown or irregular.
     """
-    volume = _read(Path(path))
+    volume = _read(Path(path), series, choices, progress)
     low, high = volume.data.min(), volume.data.max()
     if low == high:
         raise ScanError(f"{path} holds the value {low:g} in every voxel; a scan has contrast: check how it was made.")
@@ -61,22 +85,16 @@ def read_labels(path: str | os.PathLike[str]) -> Volume:
     return volume
 
 
-def _read(path: Path) -> Volume:
+def _read(
+    path: Path, series: int | str | None = None, choices: Choices | None = None, progress: Progress | None = None
+) -> Volume:
     """Whatever lies there, its values finite."""
     if not path.exists():
         raise ScanError(f"{path} does not exist; name a .nii or .nii.gz file, or a folder with one DICOM series.")
-    if path.is_dir():
-        if not dicom_files(path):
-            raise ScanError(
-                f"{path} is a folder without DICOM images; name the folder in which the files of one series lie."
-            )
-        volume = read_dicom(path)
-    elif is_nifti(path):
+    if is_nifti(path):
         volume = read_nifti(path)
-    elif is_dicom(path):
-        raise ScanError(
-            f"{path} is one DICOM file of a scan; name the folder that holds the whole series: {path.parent}."
-        )
+    elif path.is_dir() or is_dicom(path) or is_zip(path):
+        volume = _read_dicom(path, series, choices, progress)
     else:
         raise ScanError(f"{path} is not a scan; name a .nii or .nii.gz file, or a folder with one DICOM series.")
     low, high = volume.data.min(), volume.data.max()  # NaN survives both
@@ -87,3 +105,40 @@ def _read(path: Path) -> Volume:
             "allowed: replace them first."
         )
     return volume
+
+
+def _read_dicom(path: Path, wanted: int | str | None, choices: Choices | None, progress: Progress | None) -> Volume:
+    """Read the one series that is wanted, or that can be meant."""
+    found = find_series(path, progress=progress)
+    if not found:
+        what = "is a folder without DICOM images" if path.is_dir() else "holds no DICOM image"
+        raise ScanError(f"{path} {what}; name the folder in which the files of one series lie.")
+    if wanted is not None:
+        numbered = isinstance(wanted, int)
+        meant = [one for n, one in enumerate(found, 1) if (n == wanted if numbered else one.series_uid == wanted)]
+        if len(meant) != 1:
+            number = "no series" if not meant else f"{len(meant)} stacks in the series"
+            raise ScanError(f"{path} has {number} that was asked for, but {_listed(found)}.")
+        return read_series(meant[0], choices, progress=progress)
+    damaged = [one for one in found if one.verdict.kind == "damaged"]
+    if damaged:
+        raise ScanError(
+            f"{path} has {damaged[0].verdict.sentence}, which may belong to the series that is wanted; copy them again "
+            "or remove them, or choose a series by its number."
+        )
+    others = [one for one in found if one.verdict.kind in _NO_VOLUME]
+    if len(found) - len(others) > 1 or (len(found) > 1 and len(others) == len(found)):
+        raise ScanError(f"{path} holds {len(found)} series and one is wanted: {_listed(found)}.")
+    volume = read_series(next((one for one in found if one not in others), found[0]), choices, progress=progress)
+    if len(found) == 1:
+        return volume
+    kinds = ", ".join(f"{count} {kind}" for kind, count in Counter(one.verdict.kind for one in others).items())
+    notes = (*volume.source.notes, f"Other images were left out because they are no volumes: {kinds}.")
+    return dataclasses.replace(volume, source=dataclasses.replace(volume.source, notes=notes))
+
+
+def _listed(found: tuple[Series, ...]) -> str:
+    """Every series by what cannot identify anybody, and how to choose one."""
+    lines = [f"{number}) {one.summary}" for number, one in enumerate(found[:_LISTED], 1)]
+    more = f"; and {len(found) - _LISTED} more" if len(found) > _LISTED else ""
+    return f"{'; '.join(lines)}{more}; pass series=NUMBER (--series NUMBER)"

@@ -4,6 +4,7 @@ import pytest
 from pydicom.uid import MPEG2MPML, BasicTextSRStorage, JPEG2000Lossless, RLELossless
 
 from xai_io import DecoderMissing, GeometryError, ScanError, read_volume
+from xai_io.dicom import find_series
 
 RNG = np.random.default_rng(0)
 STORED = RNG.integers(0, 4000, size=(5, 6, 7)).astype(np.uint16)
@@ -109,30 +110,47 @@ def report(k, ds):
     del ds.Rows
 
 
+def detector(k, ds):
+    ds.ImagerPixelSpacing = ds.PixelSpacing
+    del ds.PixelSpacing
+
+
 def flattened(k, ds):
     ds.ImageOrientationPatient = [1, 0, 0, 1, 0, 0]
 
 
 @pytest.mark.parametrize(
-    ("edit", "words"),
+    ("edit", "kind", "words"),
     [
-        (lambda k, ds: k != 3, r"gap of 2\.0 mm after slice 3 of 6 where 1\.0 mm are usual \(about 1 missing\)"),
-        (shifted(2, lambda k: -1.0 * (k == 4)), "two slices at the same place"),
-        (shifted(2, lambda k: -1.0 * (k // 2) - (k % 2)), "same place"),
-        (shifted(1, lambda k: k * np.tan(np.radians(15))), r"tilt of 15\.0 degrees"),
-        (shifted(2, lambda k: 0.3 * (k % 2)), "unevenly spaced"),
-        (shifted(1, lambda k: 0.5 * (k == 3)), "unevenly spaced"),
-        (localiser, "mixes images of different orientation"),
-        (lambda k, ds: setattr(ds, "PixelSpacing", [1, 1 + (k == 2)]), "mixes images"),
-        (lambda k, ds: setattr(ds, "FrameOfReferenceUID", f"1.2.{k}"), "mixes images"),
-        (flattened, "perpendicular"),
-        (lambda k, ds: setattr(ds, "PixelSpacing", [0, 0]), "not positive"),
-        (lambda k, ds: delattr(ds, "ImagePositionPatient"), "7 of 7 images without ImagePositionPatient"),
-        (lambda k, ds: k == 0, "single image"),
+        (
+            lambda k, ds: k != 3,
+            "gap",
+            r"gap of 2\.0 mm after slice 3 of 6 \(1\.0 mm are usual: 1 miss.*on_gap",
+        ),
+        (shifted(2, lambda k: -1.0 * (k == 4)), "duplicate", "two slices at the same place.*--on-duplicate"),
+        (shifted(2, lambda k: -1.0 * (k // 2) - (k % 2)), "duplicate", "3 slices too many at the same place"),
+        (shifted(1, lambda k: k * np.tan(np.radians(15))), "tilt", r"tilt of 15\.0 degrees.*on_tilt='keep-shear'"),
+        (
+            shifted(2, lambda k: 0.3 * (k % 2)),
+            "varying spacing",
+            r"0\.70 to 1\.30 mm apart; pass on_spacing",
+        ),
+        (shifted(1, lambda k: 0.5 * (k == 3)), "displaced", r"0\.\d\d mm beside"),
+        (localiser, "gap", "1 missing"),
+        (lambda k, ds: setattr(ds, "PixelSpacing", [1, 1 + (k == 2)]), "gap", "1 missing"),
+        (lambda k, ds: setattr(ds, "FrameOfReferenceUID", f"1.2.{k}"), "mixed orientation", "frames of reference"),
+        (lambda k, ds: setattr(ds, "ImageOrientationPatient", [1, k / 9, 0, 0, 0, 1]), "mixed orientation", "mix"),
+        (flattened, "no geometry", "perpendicular"),
+        (lambda k, ds: setattr(ds, "PixelSpacing", [0, 0]), "no geometry", "not positive"),
+        (lambda k, ds: delattr(ds, "ImagePositionPatient"), "no geometry", "7 images.*without ImagePositionPatient"),
+        (detector, "no geometry", "ImagerPixelSpacing, measured at the detector"),
+        (lambda k, ds: setattr(ds, "ImageType", ["ORIGINAL", "PRIMARY", "LOCALIZER"]), "localiser", "localiser of 7"),
+        (lambda k, ds: k == 0, "single slice", "single image"),
     ],
 )
-def test_irregular_series_are_refused_saying_why(tmp_path, series, edit, words):
+def test_irregular_series_are_refused_saying_why(tmp_path, series, edit, kind, words):
     series(tmp_path / "s", STORED, np.diag([-1.0, -1, 1, 1]), edit=edit)
+    assert find_series(tmp_path / "s")[0].verdict.kind == kind
     with pytest.raises(GeometryError, match=words) as refused:
         read_volume(tmp_path / "s")
     assert len(str(refused.value).split(". ")) == 1  # one sentence
@@ -147,25 +165,32 @@ def test_rounded_positions_are_regular(tmp_path, series):
 def test_two_series_are_listed_without_names(tmp_path, series):
     series(tmp_path / "s", STORED, np.eye(4), series="1.2.3.1111")
     series(tmp_path / "s", STORED[:, :, :4], np.eye(4), series="1.2.3.2222", modality="CT")
-    with pytest.raises(ScanError, match=r"2 series \(MR 7 x 5 x 6, CT 4 x 5 x 6\)"):
+    with pytest.raises(ScanError, match=r"2 series .*1\) .*2\) .*--series NUMBER") as refused:
         read_volume(tmp_path / "s")
+    for line in ("MR 5 x 6 x 7, 1 x 1 x 1 mm, regular", "CT 5 x 6 x 4, 1 x 1 x 1 mm, regular"):
+        assert line in str(refused.value)
+    assert read_volume(tmp_path / "s", series="1.2.3.2222").shape == (5, 6, 4)
+    number = [one.series_uid for one in find_series(tmp_path / "s")].index("1.2.3.1111") + 1
+    assert read_volume(tmp_path / "s", series=number).shape == (5, 6, 7)
+    with pytest.raises(ScanError, match="no series that was asked for"):
+        read_volume(tmp_path / "s", series=3)
 
 
 @pytest.mark.parametrize(
     ("edit", "words"),
     [
-        (lambda k, ds: setattr(ds, "NumberOfFrames", 2), "multi-frame"),
-        (lambda k, ds: setattr(ds, "ImageType", ["ORIGINAL", "PRIMARY", "M", "MOSAIC"]), "mosaic"),
+        (lambda k, ds: setattr(ds, "NumberOfFrames", 2), "multi-frame without functional groups"),
+        (lambda k, ds: setattr(ds, "ImageType", ["ORIGINAL", "PRIMARY", "M", "MOSAIC"]), "mosaic without its private"),
         (lambda k, ds: setattr(ds, "SamplesPerPixel", 3), "colour"),
         (lambda k, ds: setattr(ds, "PhotometricInterpretation", "PALETTE COLOR"), "colour"),
         (lambda k, ds: setattr(ds, "PixelData", ds.PixelData[:20]), "cut short or damaged"),
         (lambda k, ds: delattr(ds, "Rows"), "cut short"),
-        (report, "no DICOM image"),
+        (report, "without DICOM images"),
     ],
 )
 def test_what_is_not_one_grey_series_is_refused(tmp_path, series, edit, words):
     series(tmp_path / "s", STORED, np.eye(4), edit=edit)
-    with pytest.raises(ScanError, match=words):
+    with pytest.raises((ScanError, GeometryError), match=words):
         read_volume(tmp_path / "s")
 
 

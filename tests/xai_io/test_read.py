@@ -43,9 +43,9 @@ def test_a_constant_volume_is_refused(tmp_path):
         read_volume(save(tmp_path / "a.nii", np.full((2, 3, 4), 7.0)))
 
 
-def test_one_dicom_file_is_sent_to_its_folder(tmp_path, series):
-    series(tmp_path / "s", np.arange(24, dtype=np.int16).reshape(2, 3, 4), np.eye(4))
-    file = next((tmp_path / "s").iterdir())
-    assert sniff(tmp_path / "s") and not sniff(file)
-    with pytest.raises(ScanError, match="name the folder"):
-        read_volume(file)
+def test_one_dicom_file_stands_for_its_series(tmp_path, series):
+    series(tmp_path / "s", np.arange(24, dtype=np.int16).reshape(2, 3, 4), np.eye(4), series="1.2.3")
+    series(tmp_path / "s", np.arange(12, dtype=np.int16).reshape(2, 3, 2), np.eye(4), series="1.2.4")
+    file = next(file for file in (tmp_path / "s").iterdir() if file.name.startswith(".2.3"))
+    assert sniff(tmp_path) and sniff(file)
+    assert read_volume(file).shape == (2, 3, 4)
