@@ -245,7 +245,7 @@ def _draw_bar(
         y = top + (1 - value / display.limit) / 2 * (high - 1)
         words.append(f"{value:.2g}".replace("-", "−"))
         draw.line([(left + wide, y), (left + wide + size // 3, y)], _INK)
-        draw.text((left + wide + size // 2, y), words[-1], _INK, font, anchor="lm")
+        draw.text((left + wide + size // 2 + 2, y), words[-1], _INK, font, anchor="lm")
     draw.text((left, top - size // 2), "relevance", _DIM, font, anchor="lb")
     return [*words, "relevance"]
 
