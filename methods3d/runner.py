@@ -40,11 +40,12 @@ class Runner:
     ----------
     net, choice, autocast : as in TorchModel.
     mixes : whether a batch was refused because its samples change each other's output.
+    single : whether a batch was refused because the network takes one sample at a time.
     """
 
     def __init__(self, net: nn.Module, choice: OutputChoice = None, autocast: torch.dtype | None = None) -> None:
         self.net, self.choice, self.autocast = net, choice, autocast
-        self.mixes = False
+        self.mixes = self.single = False
         # Batch norms without running statistics take those of the batch, also in evaluation mode.
         batch_norms = (m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm))
         self._single: set[str] = set()  # layers that are known to run once
@@ -71,9 +72,12 @@ class Runner:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """That samples mix."""
-        said = "the network lets samples of a batch change each other's output: they were run one by one"
-        return (said,) if self.mixes else ()
+        """That samples run one by one, and why."""
+        said = {
+            "the network lets samples of a batch change each other's output: they were run one by one": self.mixes,
+            "the network takes one sample at a time: they were run one by one": self.single,
+        }
+        return tuple(words for words, true in said.items() if true)
 
     def _own(self) -> Iterator[Tensor]:
         yield from self.net.parameters()
@@ -207,7 +211,7 @@ class Runner:
         def look(name: str) -> Callable[..., None]:
             def hook(module: nn.Module, args: Any, out: Any) -> None:
                 runs[name] += 1
-                if isinstance(out, Tensor) and out.ndim == 5:
+                if isinstance(out, Tensor) and out.ndim == 5 and out.numel():
                     i, j, k = out.shape[2:]
                     scale = (x.shape[2] / i, x.shape[3] / j, x.shape[4] / k)
                     found[name] = Layer(name, out.shape[1], (i, j, k), scale)
@@ -246,12 +250,26 @@ class Runner:
         except (RuntimeError, ValueError, AssertionError, IndexError, MemoryError) as error:
             if ran_out(error):
                 raise torch.OutOfMemoryError(str(error)) from error
+            if len(x) > 1 and self._takes(x[:1]):
+                self.single = True
+                raise MixedSamples("The network takes one sample at a time.") from error
             reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
             raise VolumeError(
                 f"The network cannot run on an input of shape {tuple(x.shape)} ({reason}): "
                 "give the channels and the size that it was made for."
             ) from error
         return self._chosen(y, len(x))
+
+    def _takes(self, x: Volume5d) -> bool:
+        """Whether one sample runs where a batch did not: exported and traced networks may be made for one."""
+        try:
+            with torch.no_grad(), torch.autocast(self.device.type, dtype=self.autocast, enabled=bool(self.autocast)):
+                self.net(x)
+        except Reached:
+            return True
+        except Exception:  # whatever it is, the batch's own error says what was wrong
+            return False
+        return True
 
     def refuse_script(self, wish: str) -> None:
         """Raise UnsupportedModelError for TorchScript, whose inside cannot be seen."""

@@ -6,12 +6,16 @@ from .curves import write_curves
 from .display import CT_WINDOWS, Display, display_for, display_range, display_window
 from .errors import DecoderMissing, ExportError, GeometryError, ModelError, ScanError, UntrustedModel, XaiIOError
 from .export import write_json
-from .models import LoadedModel, load_model
+from .models import LoadedModel, load_model, model_hash, needs_trust
 from .montage import write_montage
 from .nifti import write_nifti
 from .read import read_labels, read_volume, sniff
-from .resample import covered
 from .regions import Region, clusters, region_table, write_regions
+from .report import Report
+from .report_html import write_report_html
+from .report_pdf import write_report_pdf
+from .resample import covered
+from .trust import forget, remember, trusted
 from .volume import Source, Volume
 
 __all__ = [
@@ -23,6 +27,7 @@ __all__ = [
     "LoadedModel",
     "ModelError",
     "Region",
+    "Report",
     "ScanError",
     "Source",
     "UntrustedModel",
@@ -34,15 +39,22 @@ __all__ = [
     "display_for",
     "display_range",
     "display_window",
+    "forget",
     "load_model",
+    "model_hash",
+    "needs_trust",
     "read_labels",
     "read_volume",
     "region_table",
+    "remember",
     "sniff",
+    "trusted",
     "write_curves",
     "write_json",
     "write_montage",
     "write_nifti",
     "write_regions",
+    "write_report_html",
+    "write_report_pdf",
     "written_aside",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 # On the list is what is deterministic, works on the image alone, takes only numbers and words, and runs nothing it is
@@ -70,6 +70,9 @@ _NETWORK_FUNCTIONS = re.compile(r"resnet\d+|MedNe[Xx]t\w+|vista3d132")
 _GONE = {"SwinUNETR": "img_size"}  # arguments of older MONAI versions that shaped no weight
 
 
+_LARGEST = 2**20  # of a network's arguments; a larger one would only make lists and loops without end
+
+
 def canonical(target: str) -> str:
     """MONAI's class name behind any spelling of a transform (SpacingD, SpacingDict, monai.transforms.Spacingd)."""
     found = _public("monai.transforms", target.rpartition(".")[2])
@@ -92,6 +95,7 @@ def network(target: str) -> Callable[..., Any] | None:
         return None
 
     def build(**arguments: Any) -> Any:
+        _refuse_huge(arguments)
         if "pretrained" in inspect.signature(found).parameters:
             arguments["pretrained"] = False
         arguments.pop(_GONE.get(found.__name__, ""), None)
@@ -114,6 +118,14 @@ def transform(target: str) -> Callable[..., Any] | None:
         return found(keys, **{name: value for name, value in arguments.items() if name not in _OURS})
 
     return build
+
+
+def _refuse_huge(arguments: Any) -> None:
+    if isinstance(arguments, Mapping | list | tuple):
+        for one in arguments.values() if isinstance(arguments, Mapping) else arguments:
+            _refuse_huge(one)
+    elif isinstance(arguments, int | float) and abs(arguments) > _LARGEST:
+        raise ValueError(f"a network with {arguments:.6g} of anything is not built")
 
 
 def _public(package: str, target: str) -> Any:

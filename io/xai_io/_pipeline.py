@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from . import _allowed as allowed
-from ._resolver import Resolver, Step
-from .errors import ModelError
+from ._resolver import Allowed, Resolver, Step
+from .errors import ModelError, UntrustedModel
 
 Activation: TypeAlias = Literal["softmax", "sigmoid"]
 
+_UNDERSTOOD = ("Activationsd", "AsDiscreted")
 _RESIZING = ("Resized", "Zoomd", "Affined")
 
 
@@ -29,23 +30,39 @@ class WindowSettings:
     cval: float = 0.0
 
 
-def network(resolver: Resolver) -> Any:
-    """Build the network a config describes, with weights still to be loaded over the random ones."""
+def network(resolver: Resolver, size: int) -> Any:
+    """Build the network a config describes, with weights of `size` bytes still to be loaded over the random ones."""
     import torch
 
-    with torch.random.fork_rng(devices=[]):  # the initial weights are thrown away; the caller's seed is not
+    from ._bounded import Bounded
+
+    # The initial weights are thrown away; the caller's seed is not.
+    with torch.random.fork_rng(devices=[]), Bounded(size):
         built = resolver.value("network_def", allowed.network)
     if not isinstance(built, torch.nn.Module):
         raise ModelError("The bundle's network_def is not a network; name one of monai.networks.nets there.")
     return built
 
 
-def preprocessing(resolver: Resolver) -> tuple[tuple[Any, ...], tuple[float, ...] | None]:
-    """Transforms on the key "image" in order, and the voxel size in mm they end on (None: the scan's own)."""
-    transforms, spacing = [], None
+def in_channels(resolver: Resolver) -> int | None:
+    """Channels that the config's network takes, where it says so."""
+    for name in ("in_channels", "n_input_channels", "in_chans"):
+        if resolver.has(f"network_def::{name}"):
+            given = resolver.value(f"network_def::{name}", allowed.nothing)
+            return given if type(given) is int and given > 0 else None
+    return None
+
+
+def preprocessing(resolver: Resolver) -> tuple[tuple[Any, ...], tuple[float, ...] | None, list[str]]:
+    """Transforms on the key "image" in order, and the voxel size in mm they end on (None: the scan's own).
+
+    Last the names of what is left out, because the scan's reader has done it.
+    """
+    transforms, spacing, left_out = [], None, []
     for step in list(_steps(resolver, "preprocessing")):  # all of them, before any is worked out
         name = allowed.canonical(step.target)
         if name in allowed.REPLACED:
+            left_out.append(name)
             continue
         transform = resolver.value(step.id, allowed.transform) if step.built is None else step.built
         keys = getattr(transform, "keys", ())
@@ -59,7 +76,7 @@ def preprocessing(resolver: Resolver) -> tuple[tuple[Any, ...], tuple[float, ...
             spacing = _spacing(transform)
         elif name in _RESIZING:
             spacing = None
-    return tuple(transforms), spacing
+    return tuple(transforms), spacing, left_out
 
 
 def windows(resolver: Resolver) -> WindowSettings | None:
@@ -85,14 +102,16 @@ def windows(resolver: Resolver) -> WindowSettings | None:
     return WindowSettings(**found)
 
 
-def postprocessing(resolver: Resolver) -> tuple[Activation | None, float | None]:
-    """Activation of the output, and the threshold it is cut at (None: argmax, or not said)."""
+def postprocessing(resolver: Resolver) -> tuple[Activation | None, float | None, list[str]]:
+    """Activation of the output, the threshold it is cut at (None: argmax, or not said), and what is left out."""
+    left_out = []
     activation: Activation | None = None
     threshold: float | None = None
     for step in list(_steps(resolver, "postprocessing")):
         name = allowed.canonical(step.target)
-        if step.built is not None or name not in ("Activationsd", "AsDiscreted"):
-            continue  # what comes after (inverting, saving) is not ours to run
+        if step.built is not None or name not in _UNDERSTOOD:
+            left_out.append(name)  # what comes after (inverting, saving) is not ours to run
+            continue
 
         def argument(name: str, id: str = step.id) -> Any:
             return _for_prediction(resolver, id, name)
@@ -105,7 +124,31 @@ def postprocessing(resolver: Resolver) -> tuple[Activation | None, float | None]
         elif not argument("argmax"):
             cut = argument("threshold")
             threshold = float(cut) if isinstance(cut, int | float) and not isinstance(cut, bool) else None
-    return activation, threshold
+    return activation, threshold, left_out
+
+
+def refused(resolver: Resolver) -> dict[str, str]:
+    """What of a config would be refused without trust around the network: id -> what stands there."""
+    found: dict[str, str] = {}
+    for part in ("preprocessing", "inferer", "postprocessing"):
+        try:
+            for step in list(_steps(resolver, part)):
+                if part == "preprocessing" and allowed.canonical(step.target) not in allowed.REPLACED:
+                    found |= resolver.refusals(step.id, allowed.transform)
+                elif part == "inferer":
+                    for field in dataclasses.fields(WindowSettings):
+                        found |= refused_entry(resolver, f"{step.id}::{field.name}")
+                elif part == "postprocessing" and allowed.canonical(step.target) in _UNDERSTOOD:
+                    for name in ("softmax", "sigmoid", "argmax", "threshold", "keys"):
+                        found |= refused_entry(resolver, f"{step.id}::{name}")
+        except UntrustedModel as code:
+            found[code.entry] = code.what
+    return found
+
+
+def refused_entry(resolver: Resolver, id: str, allow: Allowed = allowed.nothing) -> dict[str, str]:
+    """The same for one entry, which may be missing."""
+    return resolver.refusals(id, allow) if resolver.has(id) else {}
 
 
 def _steps(resolver: Resolver, id: str) -> Iterator[Step]:

@@ -18,7 +18,9 @@ from .errors import ModelError, UntrustedModel
 
 Allowed: TypeAlias = Callable[[str], Callable[..., Any] | None]  # a `_target_` -> what builds it, None if refused
 
-_REFERENCE = re.compile(r"@\w+(?:(?:::|#)\w+)*")
+_ID = r"(?:(?:::|#)+)?\w+(?:(?:::|#)\w+)*"
+_REFERENCE = re.compile(f"@{_ID}")
+_MACRO = re.compile(rf"%(?:(?P<file>[^%:#]+\.(?:json|yaml|yml))(?:(?:::|#)(?P<key>[\w:#]+))?|(?P<id>{_ID}))")
 _MOST_STEPS = 100_000  # a config that takes more was made to exhaust memory
 _CALLS: Mapping[str, Callable[[Any], Any]] = {
     "len": len, "int": int, "float": float, "str": str, "bool": bool, "tuple": tuple, "list": list,
@@ -28,6 +30,7 @@ _NUMBERS: Mapping[type, Callable[[Any, Any], Any]] = {
     ast.Mod: operator.mod,
 }  # fmt: skip
 _SIGNS: Mapping[type, Callable[[Any], Any]] = {ast.USub: operator.neg, ast.UAdd: operator.pos, ast.Not: operator.not_}
+_OWN_KEYS = ("_target_", "_requires_", "_disabled_", "_desc_", "_mode_")  # of a component, beside its arguments
 _COMMON_KEYS = ("image", "label", "pred")  # monai.utils.CommonKeys.IMAGE is "image", and so on
 _DTYPES = ("bool", "uint8", "int16", "int32", "int64", "long", "float16", "bfloat16", "float32", "float", "float64")
 
@@ -42,10 +45,27 @@ class Step:
 
 
 class Resolver:
-    """Values of a config by id (``"a::b::0"``), worked out where they are asked for and nowhere else."""
+    """Values of a config by id (``"a::b::0"``), worked out where they are asked for and nowhere else.
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
-        self._config = config
+    Parameters
+    ----------
+    config
+        As it stands in the file.
+    neighbour
+        Reads another config file, for macros that name one (``"%other.json::key"``); None where there is none.
+
+    Attributes
+    ----------
+    ran
+        Ids of the entries whose code was run, in order.
+    """
+
+    def __init__(
+        self, config: Mapping[str, Any], neighbour: Callable[[str], Mapping[str, Any] | None] | None = None
+    ) -> None:
+        self.ran: list[str] = []
+        self._config = dict(config)
+        self._neighbour = neighbour
         self._known: dict[tuple[str, Allowed], Any] = {}
         self._under_way: list[str] = []
         self._steps_left = _MOST_STEPS
@@ -90,8 +110,8 @@ class Resolver:
         """Transforms of a pipeline in order: a component, a list, a Compose, references to and sums of these."""
         node = self.raw(id)
         with _Visit(self._under_way, id):
-            if isinstance(node, str) and _REFERENCE.fullmatch(node):
-                yield from self.steps(_normal(node))
+            if isinstance(node, str) and (other := self._elsewhere(node, id)) is not None:
+                yield from self.steps(other)
             elif isinstance(node, str):
                 yield from self._expression_steps(node, id)
             elif isinstance(node, list):
@@ -112,7 +132,7 @@ class Resolver:
                 raise ModelError(f"The config's entry {id!r} is not a list of transforms; correct the config.")
 
     def _expression_steps(self, node: str, id: str) -> Iterator[Step]:
-        tree, names = _parsed(node) if node.startswith("$") else (None, {})
+        tree, names = _parsed(node, id) if node.startswith("$") else (None, {})
         parts = list(_summands(tree)) if tree is not None else []
         if parts and all(isinstance(part, ast.Name) and part.id in names for part in parts):
             for part in parts:
@@ -140,7 +160,7 @@ class Resolver:
 
     def _text(self, text: str, id: str, allowed: Allowed) -> Any:
         if text.startswith("$"):
-            tree, names = _parsed(text)
+            tree, names = _parsed(text, id)
             try:
                 return self._worked_out(tree, names, allowed)
             except _Code:
@@ -149,11 +169,46 @@ class Resolver:
                 raise ModelError(
                     f"The config's entry {id!r} ({text[:80]!r}) makes no sense ({error}); correct the config."
                 ) from error
+        other = self._elsewhere(text, id)
+        return text if other is None else self.value(other, allowed)
+
+    def _elsewhere(self, text: str, id: str) -> str | None:
+        """Id of what a reference or macro stands for; None if the text is neither."""
         if _REFERENCE.fullmatch(text):
-            return self.value(_normal(text), allowed)
-        if text.startswith(("%", "@#", "@::")):  # macros read other files, and relative references are not read here
-            return self._needs_code(id, text)
-        return text
+            return _absolute(text, id)
+        if not text.startswith("%"):
+            return None
+        macro = _MACRO.fullmatch(text)
+        if macro is not None and macro["id"]:
+            return _absolute(text, id)
+        mounted = f"%{macro['file']}" if macro else ""
+        if mounted not in self._config:
+            other = self._neighbour(macro["file"]) if macro and self._neighbour else None
+            if other is None:
+                raise ModelError(
+                    f"The config's entry {id!r} reads from {text[1:80]!r}, which is no JSON or YAML file inside the "
+                    "bundle; correct it."
+                )
+            self._config[mounted] = other
+        return "::".join([mounted, *([macro["key"].replace("#", "::")] if macro and macro["key"] else [])])
+
+    def refusals(self, id: str, allowed: Allowed) -> dict[str, str]:
+        """All that is more than data in an entry, as id -> what stands there; not only what is met first."""
+        try:
+            self.value(id, allowed)
+        except UntrustedModel as refused:
+            found = {refused.entry: refused.what}
+            node = self.raw(id)
+            if isinstance(node, str) and (other := self._elsewhere(node, id)) is not None:
+                return found | self.refusals(other, allowed)
+            inner = node if isinstance(node, Mapping) else range(len(node)) if isinstance(node, list) else ()
+            for key in inner:
+                if key not in _OWN_KEYS:
+                    found |= self.refusals(f"{id}::{key}", allowed)
+            return found
+        except ModelError:  # broken, which loading will say
+            return {}
+        return {}
 
     def _component(self, node: Mapping[str, Any], id: str, allowed: Allowed) -> Any:
         if self._disabled(node, id):
@@ -165,7 +220,7 @@ class Resolver:
         arguments = {
             key: self._value(item, f"{id}::{key}", allowed)
             for key, item in self._enabled(node.items(), id)
-            if key not in ("_target_", "_disabled_", "_desc_", "_mode_")
+            if key not in _OWN_KEYS
         }
         try:
             return build(**arguments)
@@ -228,7 +283,9 @@ class Resolver:
         """Refuse an entry that is more than data."""
         raise UntrustedModel(
             f"The bundle's config needs code at {id!r} ({str(what)[:80]!r}) and is only read as data; "
-            "if you trust where the bundle comes from, trust=True runs it."
+            "if you trust where the bundle comes from, trust=True runs it.",
+            entry=id,
+            what=str(what)[:80],
         )
 
 
@@ -251,13 +308,13 @@ class _Visit:
         self._under_way.remove(self._id)
 
 
-def _parsed(text: str) -> tuple[ast.expr | None, dict[str, str]]:
+def _parsed(text: str, id: str) -> tuple[ast.expr | None, dict[str, str]]:
     """Syntax tree of a ``$`` expression with its references as names, and the ids these stand for."""
     names: dict[str, str] = {}
 
     def named(reference: re.Match[str]) -> str:
         name = f"_reference_{len(names)}_"
-        names[name] = _normal(reference[0])
+        names[name] = _absolute(reference[0], id)
         return name
 
     try:
@@ -274,8 +331,17 @@ def _summands(tree: ast.expr) -> Iterator[ast.expr]:
         yield tree
 
 
-def _normal(reference: str) -> str:
-    return reference[1:].replace("#", "::")
+def _absolute(reference: str, id: str) -> str:
+    """Id that a reference or macro means; one that begins with separators counts from the entry that it stands in."""
+    name = reference[1:].replace("#", "::")
+    inner = name.lstrip(":")
+    up = (len(name) - len(inner)) // 2
+    if up == 0:
+        return name
+    parts = id.split("::")
+    if up > len(parts):
+        raise ModelError(f"The config's entry {id!r} refers to {reference!r}, above the config itself; correct it.")
+    return "::".join([*parts[: len(parts) - up], inner])
 
 
 def _nothing(target: str) -> None:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import pickle
 import re
-from collections.abc import Iterable, Mapping
+import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from .errors import ModelError, UntrustedModel
 
 _NESTS = ("state_dict", "model_state_dict", "model", "network", "net")  # where training scripts put the weights
+_MOST_UNPACKED = 2**27  # bytes
 # TorchScript can open files too: these two operators write wherever they are told to. Operators outside aten and
 # prim come from libraries that may add more.
 _WRITES = re.compile(rb"\b(?:from_file|save)\b|\bops\s*\.\s*(?!(?:aten|prim|prims|quantized)\b)\w+")
@@ -22,8 +23,14 @@ def is_torchscript(path: Path) -> bool:
     return "constants.pkl" in _records(path)
 
 
-def read_torchscript(path: Path, *, trust: bool) -> tuple[Any, Mapping[str, bytes]]:
-    """Load a TorchScript module on the CPU in eval mode, and the extra files its archive carries.
+def is_exported(path: Path) -> bool:
+    """Whether the file is an archive of `torch.export`; whatever its name is."""
+    records = _records(path)
+    return "archive_format" in records and any(name.startswith("models/") for name in records)
+
+
+def read_torchscript(path: Path, *, trust: bool) -> Any:
+    """Load a TorchScript module on the CPU in eval mode.
 
     Raises
     ------
@@ -34,29 +41,42 @@ def read_torchscript(path: Path, *, trust: bool) -> tuple[Any, Mapping[str, byte
     """
     import torch
 
+    for name, code in _archived(path, "code/").items():
+        found = _WRITES.search(code) if name.endswith(".py") else None
+        if found and not trust:
+            raise UntrustedModel(
+                f"{path} is TorchScript that uses {found[0].decode()!r}, which can reach files on this machine; "
+                "if you trust where it comes from, trust=True loads it.",
+                entry=path.name,
+                what=f"TorchScript that uses {found[0].decode()}",
+            )
     try:
-        archive = torch._C.PyTorchFileReader(str(path))  # the reader that will load it, so that both see one file
-        records = {
-            name: archive.get_record(name) for name in archive.get_all_records() if name.startswith(("code/", "extra/"))
-        }
-        if "model.json" in archive.get_all_records():  # a format that keeps its code elsewhere
-            raise ModelError(f"{path} is TorchScript of an outdated format; export it again.")
-        for name, code in records.items():
-            found = _WRITES.search(code) if name.startswith("code/") and name.endswith(".py") else None
-            if found and not trust:
-                raise UntrustedModel(
-                    f"{path} is TorchScript that uses {found[0].decode()!r}, which can reach files on this machine; "
-                    "if you trust where it comes from, trust=True loads it."
-                )
         module = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
     except RuntimeError as error:
-        raise ModelError(
-            f"{path} is a damaged TorchScript file ({_first_line(error)}); copy or export it again."
-        ) from error
-    extra = {name.removeprefix("extra/"): content for name, content in records.items() if name.startswith("extra/")}
+        raise _damaged_script(path, error) from error
     for parameter in module.parameters():  # TorchScript has no requires_grad_ of its own
         parameter.requires_grad_(False)
-    return module.eval(), extra
+    return module.eval()
+
+
+def extra_files(path: Path) -> Mapping[str, bytes]:
+    """Files that a TorchScript archive carries beside its code; errors as `read_torchscript`."""
+    return {name.removeprefix("extra/"): content for name, content in _archived(path, "extra/").items()}
+
+
+def _archived(path: Path, folder: str) -> dict[str, bytes]:
+    """Records of a TorchScript archive, by the reader that will load it, so that both see one file."""
+    import torch
+
+    try:
+        refuse_bomb(path)
+        archive = torch._C.PyTorchFileReader(str(path))
+        names = archive.get_all_records()
+        if "model.json" in names:  # a format that keeps its code elsewhere
+            raise ModelError(f"{path} is TorchScript of an outdated format; export it again.")
+        return {name: archive.get_record(name) for name in names if name.startswith(folder)}
+    except (RuntimeError, ValueError, OSError, zipfile.BadZipFile) as error:
+        raise _damaged_script(path, error) from error
 
 
 def read_weights(path: Path, *, trust: bool) -> dict[str, Any]:
@@ -71,7 +91,10 @@ def read_weights(path: Path, *, trust: bool) -> dict[str, Any]:
     """
     import torch
 
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
     try:
+        refuse_bomb(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged archives fail in many ways
         if not (isinstance(error, pickle.UnpicklingError) and _wants_code(error)):
@@ -79,7 +102,9 @@ def read_weights(path: Path, *, trust: bool) -> dict[str, Any]:
         if not trust:
             raise UntrustedModel(
                 f"{path} holds more than weights and unpickling it would run code; save a plain state_dict, or if you "
-                "trust where it comes from, trust=True runs it."
+                "trust where it comes from, trust=True runs it.",
+                entry=path.name,
+                what="a pickle of more than weights",
             ) from error
         try:
             content = torch.load(path, map_location="cpu", weights_only=False)
@@ -94,14 +119,24 @@ def read_weights(path: Path, *, trust: bool) -> dict[str, Any]:
         content = content[nests[0]]
     if not isinstance(content, Mapping) or not content or not all(isinstance(key, str) for key in content):
         raise ModelError(f"{path} holds no state dict; save network.state_dict() there.")
-    weights = {key: value for key, value in content.items() if isinstance(value, torch.Tensor)}
-    if weights and all(key.startswith("module.") for key in weights):  # saved from DataParallel
-        weights = {key.removeprefix("module."): value for key, value in weights.items()}
-    return weights
+    return {key: value for key, value in content.items() if isinstance(value, torch.Tensor)}
+
+
+def _read_safetensors(path: Path) -> dict[str, Any]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        found: dict[str, Any] = load_file(path)
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        raise ModelError(
+            f"{path} is no safetensors file, or a damaged one ({_first_line(error)}); copy it again."
+        ) from error
+    return found
 
 
 def fit(network: Any, weights: Mapping[str, Any], path: Path) -> None:
-    """Load weights into a network whose every key and shape they match.
+    """Load weights into a network whose every key and shape they match, but for one module around it when trained.
 
     Raises
     ------
@@ -109,6 +144,9 @@ def fit(network: Any, weights: Mapping[str, Any], path: Path) -> None:
         Naming the first key that is missing, left over, or of another shape, and how many there are.
     """
     wanted = network.state_dict()
+    inner = {key.partition(".")[2]: value for key, value in weights.items()}
+    if len({key.partition(".")[0] for key in weights}) == 1 and inner.keys() == wanted.keys():
+        weights = inner  # saved from DataParallel or a training wrapper: "module.", "model.", "net."
     missing = [key for key in wanted if key not in weights]
     spare = [key for key in weights if key not in wanted]
     other = [key for key in wanted if key in weights and wanted[key].shape != weights[key].shape]
@@ -129,20 +167,8 @@ def fit(network: Any, weights: Mapping[str, Any], path: Path) -> None:
     network.load_state_dict(dict(weights), strict=True)
 
 
-def digest(root: Path, files: Iterable[Path]) -> str:
-    """SHA-256 over names, sizes and bytes of files: what a model is, whatever folder it lies in."""
-    total = hashlib.sha256()
-    for file in sorted(files):
-        total.update(f"{file.relative_to(root).as_posix()}\0{file.stat().st_size}\0".encode())
-        with file.open("rb") as stream:
-            total.update(hashlib.file_digest(stream, "sha256").digest())
-    return total.hexdigest()
-
-
 def _records(path: Path) -> set[str]:
     """Names inside a PyTorch archive without its top folder; empty if it is none."""
-    import zipfile
-
     try:
         with zipfile.ZipFile(path) as archive:
             return {name.partition("/")[2] for name in archive.namelist()}
@@ -150,9 +176,23 @@ def _records(path: Path) -> set[str]:
         return set()
 
 
+def refuse_bomb(path: Path) -> None:
+    """Refuse an archive that unpacks to far more than its own size: torch compresses code, never tensors."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        packed = [record for record in archive.infolist() if record.compress_type != zipfile.ZIP_STORED]
+    if sum(record.file_size for record in packed) > _MOST_UNPACKED:
+        raise ValueError("it unpacks to far more than its size")
+
+
 def _wants_code(error: pickle.UnpicklingError) -> bool:
     """Whether torch refused a pickle because it names a function or class, not because it is damaged."""
     return any(words in str(error) for words in ("GLOBAL ", "unrecognized function", "Tried to instantiate"))
+
+
+def _damaged_script(path: Path, error: Exception) -> ModelError:
+    return ModelError(f"{path} is a damaged TorchScript file ({_first_line(error)}); copy or export it again.")
 
 
 def _damaged(path: Path, error: Exception) -> ModelError:

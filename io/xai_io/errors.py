@@ -22,7 +22,19 @@ class ModelError(XaiIOError):
 
 
 class UntrustedModel(ModelError):  # noqa: N818
-    """Loading this model would run code that came with it, and nobody said that it may."""
+    """Loading this model would run code that came with it, and nobody said that it may.
+
+    Attributes
+    ----------
+    entry
+        What needs it: an id in the config, or a file's name.
+    what
+        What stands there, in short.
+    """
+
+    def __init__(self, message: str, *, entry: str = "", what: str = "") -> None:
+        super().__init__(message)
+        self.entry, self.what = entry, what
 
 
 class ExportError(XaiIOError):

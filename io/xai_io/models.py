@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from . import _allowed, _pipeline, _weights
+from ._config import parsed, read_config
+from ._metadata import described
+from ._model_files import FORMS, ModelFiles
 from ._pipeline import Activation, WindowSettings
 from ._resolver import Resolver
 from .errors import ModelError, UntrustedModel
+from .trust import remember, trusted
 
 if TYPE_CHECKING:
     from torch import nn
 
-_FORMS = (
-    "a MONAI bundle folder (configs/metadata.json, configs/inference.json or .yaml, models/model.pt) "
-    "or a TorchScript file"
-)
-_MODALITIES = {"CT": "CT", "MR": "MR", "MRI": "MR", "PT": "PT", "PET": "PT"}
-_RUNNABLE = ("configs/**/*", "scripts/**/*.py", "*.py")
+Form: TypeAlias = Literal["bundle", "weights", "exported", "torchscript", "module"]
+PathLike: TypeAlias = str | os.PathLike[str]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -54,8 +53,14 @@ class LoadedModel:
     hash
         SHA-256 of weights, configs and scripts.
     form
-        ``"bundle"``, ``"torchscript"`` (whose inside no method can look into), or ``"module"``: a network that
-        was handed over alive, not loaded from disk.
+        ``"bundle"``; ``"weights"`` with a network file; ``"exported"`` by torch.export, a graph of operators;
+        ``"torchscript"``, whose inside no method can look into; or ``"module"``: a network that was handed over alive,
+        not loaded from disk.
+    left_out
+        The bundle's transforms before and after the network that are not run, by name: the reader, the way back and
+        the exports do their work.
+    ran
+        What of the model's own code was run, as ids in its config and names of files; empty where it is data.
     """
 
     network: nn.Module = field(repr=False)
@@ -72,14 +77,20 @@ class LoadedModel:
     spacing: tuple[float, ...] | None = None
     patch_shape: tuple[int, ...] | None = None
     hash: str
-    form: Literal["bundle", "torchscript", "module"]
+    form: Form
+    left_out: tuple[str, ...] = ()
+    ran: tuple[str, ...] = ()
 
 
-def load_model(path: str | os.PathLike[str], trust: bool = False) -> LoadedModel:
-    """Load a MONAI bundle folder or a TorchScript file, without running code that came with it.
+def load_model(
+    path: PathLike, trust: bool | Literal["remember"] = False, *, network: PathLike | None = None
+) -> LoadedModel:
+    """Load a network from disk, without running code that came with it.
 
-    A bundle's config is read as data: networks, transforms and inferers of MONAI by name, literals, references.
-    Weights are read as tensors only.
+    A MONAI bundle folder; a TorchScript or `torch.export` (.pt2) file; or weights (a state dict, safetensors) with a
+    network file: a config as a bundle's inference.json, of which only ``network_def`` is needed.
+    Configs are read as data: networks, transforms and inferers of MONAI by name, literals, references. Weights are
+    read as tensors only.
 
     Parameters
     ----------
@@ -87,7 +98,10 @@ def load_model(path: str | os.PathLike[str], trust: bool = False) -> LoadedModel
         The folder or file.
     trust
         Run the code that the model brings where it needs that (expressions, scripts, pickles). Only for models
-        from a source you would run a program from.
+        from a source you would run a program from. ``"remember"``: also from now on, until a file of it changes. A
+        model that was remembered needs no trust.
+    network
+        The network file of weights, where it is not network.json or .yaml beside them.
 
     Raises
     ------
@@ -96,171 +110,139 @@ def load_model(path: str | os.PathLike[str], trust: bool = False) -> LoadedModel
     ModelError
         If it is no model of these forms, its config is broken, or the weights do not fit the network.
     """
-    path = Path(path)
-    if not path.exists():
-        raise ModelError(f"{path} does not exist; name {_FORMS}.")
-    if path.is_dir():
-        return _bundle(path, trust)
-    if _weights.is_torchscript(path):
-        return _script(path, trust)
-    raise ModelError(f"{path} is not a model in a form that can be loaded; name {_FORMS}.")
+    files = ModelFiles.of(Path(path), None if network is None else Path(network))
+    known = files.hash
+    loaded = _loaded(files, known, trust=bool(trust) or trusted(known))
+    if trust == "remember":
+        remember(known)
+    return loaded
 
 
-def _bundle(root: Path, trust: bool) -> LoadedModel:
-    """Load a bundle folder: its own network with weights, else (or if that needs code) its TorchScript."""
-    metadata = _mapping(root / "configs" / "metadata.json", root)
-    config_file = next(
-        (file for file in (root / "configs" / f"inference.{end}" for end in ("json", "yaml", "yml")) if file.is_file()),
-        None,
-    )
-    if config_file is None:
-        raise ModelError(f"{root} has no configs/inference.json, .yaml or .yml; name {_FORMS}.")
-    resolver = _resolver({"bundle_root": str(root), **_mapping(config_file, root)}, metadata, root, trust)
-    weights, script = _model_files(root)
-    network: Any = None
-    form: Literal["bundle", "torchscript"] = "bundle"
-    if weights is not None and resolver.has("network_def"):
+def model_hash(path: PathLike, *, network: PathLike | None = None) -> str:
+    """SHA-256 of all that a model computes with or could run: what trust is bound to. Parameters as in `load_model`."""
+    return ModelFiles.of(Path(path), None if network is None else Path(network)).hash
+
+
+def needs_trust(path: PathLike, *, network: PathLike | None = None) -> dict[str, str]:
+    """All that would be refused of a model without trust: id in its config, or file -> what stands there.
+
+    Parameters and errors as in `load_model`. Empty where the model is data.
+    """
+    files = ModelFiles.of(Path(path), None if network is None else Path(network))
+    found: dict[str, str] = {}
+    source = _Source.of(files, trust=False)
+    if files.weights is not None:
+        found |= _pipeline.refused_entry(source.resolver, "network_def", _allowed.network)
         try:
-            network = _pipeline.network(resolver)
+            _weights.read_weights(files.weights, trust=False)
+        except UntrustedModel as refused:
+            found[refused.entry] = refused.what
+    if files.program is not None and (found or files.weights is None):
+        found = {}  # a program serves in place of a network that needs code
+        if not _weights.is_exported(files.program):
+            try:
+                _weights.read_torchscript(files.program, trust=False)
+            except UntrustedModel as refused:
+                found[refused.entry] = refused.what
+    return found | _pipeline.refused(source.resolver)
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A model's config and metadata, ready to be asked."""
+
+    resolver: Resolver
+    metadata: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, files: ModelFiles, *, trust: bool) -> _Source:
+        extra: Mapping[str, bytes] = {}
+        if files.config is None and files.program is not None and not _weights.is_exported(files.program):
+            extra = _weights.extra_files(files.program)  # where MONAI's export puts them
+        config, metadata = (
+            read_config(file) if file is not None else parsed(extra.get(name, b"{}"), Path(name))
+            for file, name in ((files.config, "inference.json"), (files.metadata, "metadata.json"))
+        )
+        if "_target_" in config:  # a network file that is the network_def itself
+            config = {"network_def": config}
+        if files.bundle:
+            config = {**config, "bundle_root": str(files.root)}
+        if not trust:
+            return cls(Resolver(config, files.neighbour), metadata)
+        from ._trusted import TrustedResolver
+
+        root = files.root if files.bundle else None  # beside a single file lies what its hash does not cover
+        return cls(TrustedResolver(config, files.neighbour, metadata, root), metadata)
+
+
+def _loaded(files: ModelFiles, hash: str, *, trust: bool) -> LoadedModel:
+    """Load the network with its weights, else (or if that needs code) the program."""
+    source = _Source.of(files, trust=trust)
+    resolver = source.resolver
+    network: Any = None
+    form: Form = "bundle" if files.bundle else "weights"
+    ran: list[str] = []
+    if files.weights is not None and resolver.has("network_def"):
+        try:
+            network = _with_weights(resolver, files.weights, ran, trust=trust)
         except UntrustedModel:
-            if script is None:
+            if files.program is None:
                 raise
+    if network is None and files.program is not None:
+        if _weights.is_exported(files.program):
+            from ._exported import read_exported
+
+            network, form = read_exported(files.program).eval(), "exported"
         else:
-            _weights.fit(network, _weights.read_weights(weights, trust=trust), weights)
-            network.eval().requires_grad_(False)
-            script = None
-    if network is None and script is not None:
-        network, _ = _weights.read_torchscript(script, trust=trust)
-        weights, form = script, "torchscript"
-    if network is None or weights is None:
-        lacks = "models/model.pt or models/model.ts" if weights is None else "network_def in its config"
-        raise ModelError(f"{root} has no {lacks}; name {_FORMS}.")
-    files = {weights} | {file for pattern in _RUNNABLE for file in root.glob(pattern) if file.is_file()}
-    return _described(
-        network, resolver, metadata, name=root.resolve().name, form=form, hash=_weights.digest(root, files)
-    )
-
-
-def _script(path: Path, trust: bool) -> LoadedModel:
-    """Load a TorchScript file, and the config that MONAI may have put into its archive."""
-    network, extra = _weights.read_torchscript(path, trust=trust)
-    metadata = _parsed(extra.get("metadata.json", b"{}"), path)
-    config = _parsed(extra.get("inference.json", b"{}"), path)
-    resolver = _resolver(config, metadata, path.parent, trust)
-    return _described(
-        network, resolver, metadata, name=path.stem, form="torchscript", hash=_weights.digest(path.parent, [path])
-    )
-
-
-def _described(network: nn.Module, resolver: Resolver, metadata: Mapping[str, Any], **known: Any) -> LoadedModel:
-    """Put together what config and metadata say."""
-    transforms, spacing = _pipeline.preprocessing(resolver)
-    activation, threshold = _pipeline.postprocessing(resolver)
-    image = _entry(metadata, "inputs", "image")
-    output = _entry(metadata, "outputs", "pred")
-    names = _numbered(image.get("channel_def"))
-    shape = image.get("spatial_shape")
-    if not (isinstance(shape, list) and shape and all(type(size) is int and size > 0 for size in shape)):
-        shape = None  # "*" or "16*n": any size, or any multiple
+            network, form = _script(files.program, ran, trust=trust), "torchscript"
+    if network is None:
+        lacks = "network_def" if files.weights is not None else "weights"
+        raise ModelError(f"{files.config or files.root} has no {lacks}; name {FORMS}.")
+    transforms, spacing, replaced = _pipeline.preprocessing(resolver)
+    activation, threshold, unused = _pipeline.postprocessing(resolver)
+    known = described(source.metadata)
+    if form == "exported":
+        _, channels, *shape = network.input_shape
+        known["in_channels"] = channels or known["in_channels"]
+        known["patch_shape"] = tuple(shape) if all(shape) else known["patch_shape"]
+    elif (channels := _pipeline.in_channels(resolver)) is not None:
+        known["in_channels"] = channels
     return LoadedModel(
         network=network,
-        name=str(metadata.get("name") or known.pop("name")),
-        task=_task(metadata, output),
-        modality=_MODALITIES.get(str(image.get("modality", "")).upper(), ""),
+        name=str(source.metadata.get("name") or files.name),
         preprocessing=transforms,
         windows=_pipeline.windows(resolver),
-        classes=_numbered(output.get("channel_def")),
-        in_channels=_in_channels(resolver, image),
-        channel_names=tuple(names[number] for number in sorted(names)),
         activation=activation,
         threshold=threshold,
         spacing=spacing,
-        patch_shape=tuple(shape) if shape else None,
-        hash=known["hash"],
-        form=known["form"],
+        hash=hash,
+        form=form,
+        left_out=(*replaced, *unused),
+        ran=tuple(dict.fromkeys([*resolver.ran, *ran])),
+        **known,
     )
 
 
-def _resolver(config: Mapping[str, Any], metadata: Mapping[str, Any], root: Path, trust: bool) -> Resolver:
-    if not trust:
-        return Resolver(config)
-    from ._trusted import TrustedResolver
-
-    return TrustedResolver(config, metadata, root)
-
-
-def _model_files(root: Path) -> tuple[Path | None, Path | None]:
-    """Weights and TorchScript of a bundle: model.pt and model.ts, or the only file of its kind."""
-    files = sorted(file for file in (root / "models").glob("*") if file.suffix in (".pt", ".pth", ".ts"))
-    files.sort(key=lambda file: file.stem != "model")
-    scripts = [file for file in files if _weights.is_torchscript(file)]
-    weights = [file for file in files if file not in scripts and file.suffix != ".ts"]
-    for kind in (weights, scripts):
-        if len(kind) > 1 and kind[0].stem != "model":
-            raise ModelError(
-                f"{root} has {len(kind)} models and none is called model; name the one to load models/model.pt."
-            )
-    return next(iter(weights), None), next(iter(scripts), None)
-
-
-def _mapping(file: Path, root: Path) -> Mapping[str, Any]:
+def _with_weights(resolver: Resolver, file: Path, ran: list[str], *, trust: bool) -> Any:
+    """Build the network of a config, and load its weights; an unsafe file's name is added to `ran`."""
     try:
-        return _parsed(file.read_bytes(), file)
-    except OSError as error:
-        raise ModelError(f"{root} has no configs/{file.name} that can be read; name {_FORMS}.") from error
+        weights = _weights.read_weights(file, trust=False)
+    except UntrustedModel:
+        if not trust:
+            raise
+        ran.append(file.name)
+        weights = _weights.read_weights(file, trust=True)
+    network = _pipeline.network(resolver, sum(value.nbytes for value in weights.values()))
+    _weights.fit(network, weights, file)
+    return network.eval().requires_grad_(False)
 
 
-def _parsed(content: bytes, file: Path) -> Mapping[str, Any]:
-    """Parse a JSON or YAML mapping."""
-    import yaml
-
+def _script(file: Path, ran: list[str], *, trust: bool) -> Any:
+    """Load TorchScript; an unsafe file's name is added to `ran`."""
     try:
-        text = content.decode()
-        parsed = yaml.safe_load(text) if file.suffix in (".yaml", ".yml") else json.loads(text)
-    except (ValueError, RecursionError, yaml.YAMLError) as error:
-        raise ModelError(
-            f"{file} is not valid JSON or YAML ({str(error).splitlines()[0][:100]}); correct it."
-        ) from error
-    if not isinstance(parsed, dict):
-        raise ModelError(f"{file} holds no mapping of names to values; correct it.")
-    return parsed
-
-
-def _entry(metadata: Mapping[str, Any], side: str, preferred: str) -> Mapping[str, Any]:
-    """Return the description of one input or output: the usual one, else the first."""
-    data: Any = metadata.get("network_data_format")
-    for key in (side, None):
-        if not isinstance(data, Mapping):
-            return {}
-        data = data.get(key) if key else data.get(preferred, next(iter(data.values()), None))
-    return data if isinstance(data, Mapping) else {}
-
-
-def _numbered(channels: Any) -> dict[int, str]:
-    """Names by channel number; nothing where the metadata number them in another way."""
-    try:
-        return {int(number): str(name) for number, name in channels.items()}
-    except (AttributeError, TypeError, ValueError):
-        return {}
-
-
-def _task(metadata: Mapping[str, Any], output: Mapping[str, Any]) -> Literal["classification", "segmentation", ""]:
-    """Read what kind of answer the network gives from its output's format, else from the words for its task."""
-    words = f"{output.get('format')} {output.get('type')} {metadata.get('task')} {metadata.get('name')}".lower()
-    at = {
-        kind: words.find(stem)
-        for kind, stem in (("segmentation", "segment"), ("classification", "classif"), ("classes", "classes"))
-    }
-    met = sorted((place, kind) for kind, place in at.items() if place >= 0)
-    if not met:
-        return ""
-    return "segmentation" if met[0][1] == "segmentation" else "classification"
-
-
-def _in_channels(resolver: Resolver, image: Mapping[str, Any]) -> int | None:
-    """Channels the network was built for, else those the metadata name."""
-    if resolver.has("network_def::in_channels"):
-        given = resolver.value("network_def::in_channels", _allowed.nothing)
-    else:
-        given = image.get("num_channels")
-    return given if type(given) is int and given > 0 else None
+        return _weights.read_torchscript(file, trust=False)
+    except UntrustedModel:
+        if not trust:
+            raise
+        ran.append(file.name)
+        return _weights.read_torchscript(file, trust=True)

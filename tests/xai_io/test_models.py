@@ -161,7 +161,6 @@ def test_a_pickle_that_runs_code_does_not_run(tmp_path, bundle):
         ),
         ("inferer", {"_target_": "SlidingWindowInferer", "roi_size": "$open('{mark}', 'w')"}),
         ("postprocessing", [{"_target_": "Activationsd", "keys": "pred", "softmax": "$open('{mark}', 'w')"}]),
-        ("preprocessing", "%{mark}.json"),
     ],
 )
 def test_a_config_that_runs_code_does_not_run(tmp_path, bundle, entry, node):

@@ -29,6 +29,11 @@ def value(node, **more):
         ("words", "words"),
         ("@alias", 2),
         ("@old_style", 10),
+        ("@::two", 2),  # from the entry that it stands in
+        ("@#two", 2),
+        ("%two", 2),
+        ("%list::0", 10),
+        ([{"a": 5, "b": "@::a", "c": "$@##0::a + 1", "d": "%#b"}], [{"a": 5, "b": 5, "c": 6, "d": 5}]),
         ("@e-mail", "@e-mail"),  # no identifier, hence no reference, as in MONAI
         ("me@two", "me@two"),
         (["@two", {"a": "@alias"}], [2, {"a": 2}]),
@@ -76,8 +81,6 @@ def test_data_is_worked_out(node, expected):
         "$",
         "$)",
         "$" + "(" * 500,
-        "%other.json::net",
-        "@##two",
         {"_target_": "os.system", "command": "true"},
         {"_target_": "UNet"},
         {"_target_": ["UNet"]},
@@ -90,7 +93,7 @@ def test_code_is_refused_by_name(node):
 
 @pytest.mark.parametrize(
     "node",
-    ["@missing", "@two::deeper", "@list::7", "$@two + 'a'", "$1 / 0", "$'a' * 10", "$int('a')", "$10e30 * 10e30"],
+    ["%other.json::net", "%/etc/passwd", "%", "@##two", "@####two", "@missing", "@two::deeper", "@list::7", "$@two + 'a'", "$1 / 0", "$'a' * 10", "$int('a')", "$10e30 * 10e30"],
 )
 def test_broken_config_is_no_matter_of_trust(node):
     with pytest.raises(ModelError) as refused:
