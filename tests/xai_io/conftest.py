@@ -6,11 +6,8 @@ import json
 from pathlib import Path
 
 import numpy as np
-import pydicom
 import pytest
-from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, MRImageStorage, generate_uid
-from pydicom.valuerep import DSfloat
+from dicom_maker import make_series
 
 
 def rotation(*degrees: float) -> np.ndarray:
@@ -27,57 +24,6 @@ def affine_of(axes: np.ndarray, spacing=(1.0, 1.0, 1.0), origin=(0.0, 0.0, 0.0))
     affine[:3, :3] = axes @ np.diag(spacing)
     affine[:3, 3] = origin
     return affine
-
-
-def ds(values) -> list[DSfloat]:
-    return [DSfloat(float(value), auto_format=True) for value in np.ravel(values)]
-
-
-def make_series(
-    folder: Path,
-    stored: np.ndarray,
-    affine: np.ndarray,
-    *,
-    modality: str = "MR",
-    slope=1.0,
-    intercept=0.0,
-    series: str | None = None,
-    edit=None,
-    seed: int = 0,
-) -> list[Dataset]:
-    """Write stored values (I, J, K) at a RAS+ affine as a series with shuffled names; `edit(k, ds)` spoils it."""
-    folder.mkdir(exist_ok=True, parents=True)
-    lps = np.diag([-1.0, -1, 1, 1]) @ affine
-    spacing = np.linalg.norm(lps[:3, :3], axis=0)
-    names = np.random.default_rng(seed).permutation(stored.shape[2])
-    series, study, frame = series or generate_uid()[:40] + "1", generate_uid(), "1.2.826.0.1.3680043.8.498.1"
-    made = []
-    for k in range(stored.shape[2]):
-        image = Dataset()
-        image.file_meta = FileMetaDataset()
-        image.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-        image.SOPClassUID = CTImageStorage if modality == "CT" else MRImageStorage
-        image.SOPInstanceUID = f"{series}.{k + 1}"
-        image.SeriesInstanceUID, image.StudyInstanceUID, image.FrameOfReferenceUID = series, study, frame
-        image.PatientName, image.PatientID, image.Modality = "Secret^Person", "SECRET-ID", modality
-        image.InstanceNumber = int(names[k])  # as unreliable as in the wild
-        image.ImagePositionPatient = ds(lps[:3] @ [0, 0, k, 1])
-        image.ImageOrientationPatient = ds([lps[:3, 0] / spacing[0], lps[:3, 1] / spacing[1]])
-        image.PixelSpacing = ds([spacing[1], spacing[0]])
-        image.SliceThickness = ds([spacing[2] * 1.5])[0]  # never the distance between slices
-        image.Columns, image.Rows = stored.shape[:2]
-        image.SamplesPerPixel, image.PhotometricInterpretation = 1, "MONOCHROME2"
-        image.BitsAllocated = image.BitsStored = 16
-        image.HighBit = 15
-        image.PixelRepresentation = int(stored.dtype == np.int16)
-        image.RescaleSlope = ds([np.broadcast_to(slope, stored.shape[2])[k]])[0]
-        image.RescaleIntercept = ds([np.broadcast_to(intercept, stored.shape[2])[k]])[0]
-        image.PixelData = np.ascontiguousarray(stored[:, :, k].T).tobytes()
-        if edit is None or edit(k, image) is not False:
-            suffix = "" if k % 2 else ".dcm"
-            pydicom.dcmwrite(folder / f"{series[-4:]}-{names[k]:03d}{suffix}", image, enforce_file_format=True)
-            made.append(image)
-    return made
 
 
 def make_bundle(
