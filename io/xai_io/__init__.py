@@ -3,12 +3,14 @@
 from ._files import written_aside
 from ._pipeline import WindowSettings
 from .curves import write_curves
+from .dicom import Choices, Series, Verdict, find_series, read_series
 from .display import CT_WINDOWS, Display, display_for, display_range, display_window
 from .errors import DecoderMissing, ExportError, GeometryError, ModelError, ScanError, UntrustedModel, XaiIOError
 from .export import write_json
 from .models import LoadedModel, load_model, model_hash, needs_trust
 from .montage import write_montage
 from .nifti import write_nifti
+from .omezarr import write_omezarr
 from .read import read_labels, read_volume, sniff
 from .regions import Region, clusters, region_table, write_regions
 from .report import Report
@@ -20,6 +22,7 @@ from .volume import Source, Volume
 
 __all__ = [
     "CT_WINDOWS",
+    "Choices",
     "DecoderMissing",
     "Display",
     "ExportError",
@@ -29,8 +32,10 @@ __all__ = [
     "Region",
     "Report",
     "ScanError",
+    "Series",
     "Source",
     "UntrustedModel",
+    "Verdict",
     "Volume",
     "WindowSettings",
     "XaiIOError",
@@ -39,11 +44,13 @@ __all__ = [
     "display_for",
     "display_range",
     "display_window",
+    "find_series",
     "forget",
     "load_model",
     "model_hash",
     "needs_trust",
     "read_labels",
+    "read_series",
     "read_volume",
     "region_table",
     "remember",
@@ -53,6 +60,7 @@ __all__ = [
     "write_json",
     "write_montage",
     "write_nifti",
+    "write_omezarr",
     "write_regions",
     "write_report_html",
     "write_report_pdf",

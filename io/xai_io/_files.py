@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -53,6 +54,53 @@ def written_aside(path: str | os.PathLike[str], *, overwrite: bool = False) -> I
     finally:
         with contextlib.suppress(OSError):  # renamed away when all went well; never mask the first error
             aside.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def folder_written_aside(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator[Path]:
+    """Yield an empty folder that becomes `path` when the block ends well, and vanishes when it does not.
+
+    As `written_aside`, for results that are folders. A folder that is replaced is moved away first and deleted last.
+
+    Parameters
+    ----------
+    path
+        The folder to write; the one it lies in must exist.
+    overwrite
+        Whether a folder that is already there may be replaced with all that it holds: the caller has looked at it.
+
+    Raises
+    ------
+    ExportError
+        As `written_aside`; or if `path` is a file.
+    """
+    target = Path(path)
+    if target.is_file():
+        raise ExportError(f"{target} is a file, and a folder was to be written; name a folder.")
+    if target.exists() and not overwrite:
+        raise ExportError(f"{target} exists already and was not touched; pass overwrite=True to replace it.")
+    if not target.parent.is_dir():
+        raise ExportError(
+            f"{target} cannot be written because the folder {target.parent} does not exist; make it first."
+        )
+    aside, old = (target.with_name(f".{target.name[:100]}.{uuid.uuid4().hex[:8]}.{what}") for what in ("part", "old"))
+    try:
+        try:
+            aside.mkdir()
+            yield aside
+            if target.exists():
+                target.replace(old)
+            try:
+                aside.replace(target)
+            except OSError:
+                if old.exists():
+                    old.replace(target)
+                raise
+        except OSError as error:
+            raise ExportError(_why(target, error)) from error
+    finally:
+        for rest in (aside, old):
+            shutil.rmtree(rest, ignore_errors=True)
 
 
 def _refuse_existing(target: Path, overwrite: bool) -> None:

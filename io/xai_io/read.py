@@ -5,17 +5,31 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from .dicom import Choices, Series, find_series, read_series
 from .dicom.files import first_files, is_dicom, is_zip
 from .dicom.series import Progress
-from .errors import ScanError
+from .errors import GeometryError, ScanError
+from .itk import is_itk, read_itk
 from .nifti import is_nifti, read_nifti
+from .omezarr import is_omezarr, read_omezarr
 from .volume import Volume
 
+# Beside DICOM: what tells a format by its first bytes, and what reads it.
+_FORMATS: tuple[tuple[Callable[[Path], bool], Callable[[Path], Volume]], ...] = (
+    (is_nifti, read_nifti),
+    (is_itk, read_itk),
+    (is_omezarr, read_omezarr),
+)
+_KNOWN = "a NIfTI, NRRD or MetaImage file, an OME-Zarr folder, or a folder with one DICOM series"
+_FURTHEST = 1e5  # mm from the world's origin; no scanner is as large, and a damaged header soon is
+_LARGEST = 1e3  # mm along a voxel's edge
 _SNIFFED_FILES = 64  # a folder of a series shows it in its first few files
 _LISTED = 20
 _NO_VOLUME = ("localiser", "single slice", "mixed orientation", "no geometry", "colour")
@@ -25,9 +39,11 @@ def sniff(path: str | os.PathLike[str]) -> bool:
     """Whether `read_volume` would try this path; quick, looks at first bytes only, never raises."""
     try:
         path = Path(path)
+        if any(is_format(path) for is_format, _ in _FORMATS):
+            return True
         if path.is_dir() or is_zip(path):
             return any(map(is_dicom, first_files(path, _SNIFFED_FILES)))
-        return is_nifti(path) or is_dicom(path)
+        return is_dicom(path)
     except (OSError, TypeError, ValueError, ScanError):
         return False
 
@@ -39,10 +55,12 @@ def read_volume(
     choices: Choices | None = None,
     progress: Progress | None = None,
 ) -> Volume:
-    """Read one scan: a NIfTI file, or one DICOM series (a folder, a zip, a DICOMDIR, one of its files).
+    """Read one scan: a NIfTI, NRRD or MetaImage file, an OME-Zarr folder, or one DICOM series.
 
-    The content decides, not the name. Voxel order and geometry are the file's own (see `read_nifti` and
-    `read_series` for what becomes of each), and the values are finite and not all equal.
+    A series is a folder, a zip, a DICOMDIR or one of its files. The content decides, not the name. Voxel order and
+    geometry are the file's own (see `read_nifti`, `read_itk`, `read_omezarr` and `read_series` for what becomes of
+    each), and the values are finite and not all equal. They are float32, or float64 where they are whole numbers that
+    float32 cannot tell apart.
 
     Parameters
     ----------
@@ -53,7 +71,7 @@ def read_volume(
         SeriesInstanceUID. Without it, several are refused, unless all but one are no volumes (localisers, single
         images, colour).
     choices
-        What to do about a DICOM series that is not one regular volume; it is refused otherwise.
+        What to do about a DICOM series that is not one regular volume, or a scan with NaN; it is refused otherwise.
     progress
         Called with how much of a DICOM series is done, and the total: files first, then images.
 
@@ -88,23 +106,60 @@ def read_labels(path: str | os.PathLike[str]) -> Volume:
 def _read(
     path: Path, series: int | str | None = None, choices: Choices | None = None, progress: Progress | None = None
 ) -> Volume:
-    """Whatever lies there, its values finite."""
+    """Whatever lies there, its values finite and its voxels within reach."""
     if not path.exists():
-        raise ScanError(f"{path} does not exist; name a .nii or .nii.gz file, or a folder with one DICOM series.")
-    if is_nifti(path):
-        volume = read_nifti(path)
+        raise ScanError(f"{path} does not exist; name {_KNOWN}.")
+    read = next((read for is_format, read in _FORMATS if is_format(path)), None)
+    if read is not None:
+        volume = read(path)
     elif path.is_dir() or is_dicom(path) or is_zip(path):
         volume = _read_dicom(path, series, choices, progress)
     else:
-        raise ScanError(f"{path} is not a scan; name a .nii or .nii.gz file, or a folder with one DICOM series.")
-    low, high = volume.data.min(), volume.data.max()  # NaN survives both
-    if not (np.isfinite(low) and np.isfinite(high)):
-        bad = volume.data.size - int(np.isfinite(volume.data).sum())
-        raise ScanError(
-            f"{path} holds {bad} voxels of {volume.data.size} that are NaN or infinite; only finite values are "
-            "allowed: replace them first."
+        raise ScanError(f"{path} is not a scan; name {_KNOWN}.")
+    _refuse_out_of_reach(volume, path)
+    data, notes = _finite(_as_float(volume.data), path, choices or Choices())
+    source = dataclasses.replace(volume.source, notes=(*volume.source.notes, *notes))
+    return dataclasses.replace(volume, data=data, source=source)
+
+
+def _refuse_out_of_reach(volume: Volume, path: Path) -> None:
+    """Refuse an affine that is sound, but of no patient in no scanner."""
+    corners = volume.world_of(np.array([(0, 0, 0), volume.shape]))
+    furthest, largest = float(np.abs(corners).max()), max(volume.spacing)
+    if largest > _LARGEST or furthest > _FURTHEST:
+        raise GeometryError(
+            f"{path} places its voxels up to {furthest:.3g} mm from the origin and {largest:.3g} mm apart, where no "
+            "patient is; correct its affine or its unit of length, or convert it again."
         )
-    return volume
+
+
+def _finite(data: npt.NDArray[Any], path: Path, choices: Choices) -> tuple[npt.NDArray[Any], tuple[str, ...]]:
+    """Values without NaN and infinities, as was chosen, and what was done about them."""
+    low, high = data.min(), data.max()  # NaN survives both
+    if np.isfinite(low) and np.isfinite(high):
+        return data, ()
+    missing = np.isnan(data)
+    bad, unknown = data.size - int(np.isfinite(data).sum()), int(missing.sum())
+    only_some_nan = bad == unknown < data.size
+    if only_some_nan and choices.on_nan == "zero":
+        return np.where(missing, np.float32(0), data), (
+            f"{unknown} voxels of {data.size} were NaN and were read as 0.",
+        )
+    way_out = "choose on_nan='zero' (--on-nan zero) if these are background" if only_some_nan else "replace them first"
+    raise ScanError(
+        f"{path} holds {bad} voxels of {data.size} that are NaN or infinite; only finite values are allowed: {way_out}."
+    )
+
+
+def _as_float(data: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Values as float32; whole numbers beyond 2**24, which it would round to their neighbours, as float64."""
+    if data.dtype == np.float32:
+        return data
+    with np.errstate(over="ignore", invalid="ignore"):  # infinities are refused by the check that follows
+        narrow = data.astype(np.float32)
+    if data.dtype.kind in "iu" and data.dtype.itemsize > 2 and not np.array_equal(narrow, data):
+        return data.astype(np.float64)
+    return narrow
 
 
 def _read_dicom(path: Path, wanted: int | str | None, choices: Choices | None, progress: Progress | None) -> Volume:

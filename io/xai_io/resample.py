@@ -67,8 +67,9 @@ def _slabs(grid: Volume, into: Volume) -> Iterator[tuple[slice, npt.NDArray[np.f
 
 def _within(points: npt.NDArray[np.float64], shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
     """Which voxel coordinates lie in the voxels of a grid."""
-    inside: npt.NDArray[np.bool_] = ((points >= -0.5 - _EDGE) & (points <= np.array(shape) - 0.5 + _EDGE)).all(-1)
-    return inside
+    within = (points >= -0.5 - _EDGE) & (points <= np.array(shape) - 0.5 + _EDGE)
+    every: npt.NDArray[np.bool_] = np.logical_and.reduce(within, axis=-1)
+    return every
 
 
 def _nearest(values: npt.NDArray[Any], points: npt.NDArray[np.float64]) -> npt.NDArray[Any]:

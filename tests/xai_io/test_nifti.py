@@ -6,7 +6,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from xai_io import ExportError, GeometryError, ScanError, Source, Volume, read_volume, sniff, write_nifti
+from xai_io import ExportError, GeometryError, ScanError, Source, Volume, read_labels, read_volume, sniff, write_nifti
 
 RNG = np.random.default_rng(0)
 VALUES = RNG.normal(size=(4, 5, 6)).astype(np.float32)
@@ -21,7 +21,7 @@ def signed_axes(axes, signs) -> np.ndarray:
 
 def save(path, data, affine, *, sform=1, qform=0, **header):
     image = nib.Nifti1Image(data, None)
-    image.header.set_zooms([*np.linalg.norm(affine[:3, :3], axis=0), 1, 1][: data.ndim])
+    image.header.set_zooms([*np.linalg.norm(affine[:3, :3], axis=0), 1, 1, 1, 1][: data.ndim])
     if sform:
         image.header.set_sform(affine, code=sform)
     if qform:
@@ -69,6 +69,68 @@ def test_sform_goes_over_qform_and_qform_over_nothing(tmp_path, placed):
     assert np.allclose(read_volume(tmp_path / "q.nii").affine, qform)
 
 
+def test_a_qform_that_disagrees_is_noted_with_how_far(tmp_path, placed, rotate):
+    sform = placed(np.eye(3), (2, 2, 2), (5, 0, 0))
+    image = nib.Nifti1Image(VALUES, None)
+    image.header.set_sform(sform, code=1)
+    image.header.set_qform(sform, code=1)
+    nib.save(image, tmp_path / "same.nii")
+    assert read_volume(tmp_path / "same.nii").source.notes == ()
+    turned = placed(rotate(0, 0, 10), (2, 2, 2), (5, 0, 0))
+    image.header.set_qform(turned, code=1)
+    nib.save(image, tmp_path / "other.nii")
+    far = max(np.linalg.norm((sform - turned) @ (*corner, 1)) for corner in itertools.product((0, 3), (0, 4), (0, 5)))
+    volume = read_volume(tmp_path / "other.nii")
+    assert np.array_equal(volume.affine, sform)
+    assert volume.source.notes == (
+        f"The sform and the qform of the NIfTI header disagree by up to {far:.4g} mm at the volume's corners; "
+        "the sform was used.",
+    )
+
+
+def test_voxel_sizes_and_qforms_that_are_damaged_are_noted_where_there_is_an_sform(tmp_path):
+    path = save(tmp_path / "a.nii", VALUES, np.diag([2.0, 2, 2, 1]), qform=1)
+    content = bytearray(path.read_bytes())
+    content[80:92] = np.array([1, 0, np.nan], "<f4").tobytes()  # pixdim[1:4]
+    path.write_bytes(bytes(content))
+    volume = read_volume(path)
+    assert volume.spacing == (2, 2, 2) and [note.split()[1] for note in volume.source.notes] == ["qform", "voxel"]
+    content[254:256] = b"\0\0"  # sform_code: now the damaged qform is all there is
+    path.write_bytes(bytes(content))
+    with pytest.raises(GeometryError, match="damaged qform"):
+        read_volume(path)
+
+
+@pytest.mark.parametrize("garbage", [np.zeros((3, 4)), np.full((3, 4), np.nan), np.ones((3, 4)), np.eye(3, 4) * 1e30])
+def test_an_sform_of_garbage_is_refused_even_if_there_is_a_qform(tmp_path, garbage):
+    path = save(tmp_path / "a.nii", VALUES, np.eye(4), qform=1)
+    content = bytearray(path.read_bytes())
+    content[280:328] = garbage.astype("<f4").tobytes()
+    path.write_bytes(bytes(content))
+    with pytest.raises(GeometryError, match=r"places no voxel|no patient is"):
+        read_volume(path)
+
+
+@pytest.mark.parametrize("kind", [nib.Nifti1Pair, nib.Nifti2Pair])
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_pairs_are_read_by_either_name(tmp_path, kind, suffix):
+    nib.save(kind(VALUES, np.diag([2.0, 3, 4, 1])), tmp_path / f"a.img{suffix}")
+    for name in (f"a.img{suffix}", f"a.hdr{suffix}"):
+        assert sniff(tmp_path / name)
+        volume = read_volume(tmp_path / name)
+        assert np.array_equal(volume.data[0], VALUES) and volume.spacing == (2, 3, 4)
+    (tmp_path / f"a.img{suffix}").unlink()
+    with pytest.raises(ScanError, match="damaged"):
+        read_volume(tmp_path / f"a.hdr{suffix}")
+
+
+def test_analyze_files_are_refused_because_left_and_right_are_unknown(tmp_path):
+    nib.save(nib.AnalyzeImage(VALUES, np.eye(4)), tmp_path / "a.img")
+    for name in ("a.img", "a.hdr"):
+        with pytest.raises(GeometryError, match=r"Analyze 7\.5"):
+            read_volume(tmp_path / name)
+
+
 def test_unknown_place_is_refused_not_invented(tmp_path):
     path = save(tmp_path / "a.nii", VALUES, np.eye(4), sform=0)
     with pytest.raises(GeometryError, match="codes are both 0"):
@@ -90,14 +152,23 @@ def test_scaling_is_applied(tmp_path, slope, inter):
 
 @pytest.mark.parametrize(("unit", "mm"), [("mm", 1), ("meter", 1000), ("micron", 1e-3), ("unknown", 1)])
 def test_units_become_mm(tmp_path, unit, mm):
-    image = nib.Nifti1Image(VALUES, np.diag([2.0, 2, 2, 1]))
+    affine = np.diag([2 / mm, 3 / mm, 4 / mm, 1])
+    affine[:3, 3] = (-10 / mm, 20 / mm, 30 / mm)
+    image = nib.Nifti1Image(VALUES, affine)
+    image.header.set_qform(affine, code=1)
     image.header.set_xyzt_units(unit)
     nib.save(image, tmp_path / "a.nii")
-    assert read_volume(tmp_path / "a.nii").spacing == pytest.approx((2 * mm,) * 3)
+    read = read_volume(tmp_path / "a.nii")
+    affine[:3] *= mm
+    assert np.abs(read.affine - affine).max() < 1e-4 and read.source.notes == ()
+    image.header["sform_code"] = 0
+    nib.save(image, tmp_path / "q.nii")
+    assert np.abs(read_volume(tmp_path / "q.nii").affine - affine).max() < 1e-4
 
 
 @pytest.mark.parametrize(
-    ("shape", "channels"), [((4, 5, 6), 1), ((4, 5, 6, 3), 3), ((4, 5, 6, 1, 3), 3), ((4, 5, 6, 1), 1)]
+    ("shape", "channels"),
+    [((4, 5, 6), 1), ((4, 5, 6, 3), 3), ((4, 5, 6, 1, 3), 3), ((4, 5, 6, 1), 1), ((4, 5, 6, 1, 1, 2, 1), 2)],
 )
 def test_fourth_axis_becomes_channels(tmp_path, shape, channels):
     data = RNG.normal(size=shape).astype(np.float32)
@@ -106,6 +177,20 @@ def test_fourth_axis_becomes_channels(tmp_path, shape, channels):
     flat = data.reshape(4, 5, 6, channels)
     for channel in range(channels):
         assert np.array_equal(volume.data[channel], flat[..., channel])
+
+
+def test_two_further_axes_and_two_dimensions_are_refused(tmp_path):
+    for shape in ((4, 5, 6, 2, 2), (4, 5)):
+        with pytest.raises(ScanError, match="split it first"):
+            read_volume(save(tmp_path / "a.nii", np.ones(shape, np.float32), np.eye(4)))
+
+
+def test_whole_numbers_keep_every_bit(tmp_path):
+    labels = np.array([1, 2**24 + 1, 2**30 + 1, -5] * 6, np.int32).reshape(2, 3, 4)
+    image = nib.Nifti1Image(labels, np.eye(4))
+    nib.save(image, tmp_path / "a.nii")
+    for read in (read_volume, read_labels):
+        assert np.array_equal(read(tmp_path / "a.nii").data[0], labels)
 
 
 def test_channels_come_back(tmp_path):
@@ -120,9 +205,6 @@ def test_the_content_decides_not_the_name(tmp_path):
     for name in ("zipped", "two.nii"):
         assert sniff(tmp_path / name)
         assert np.array_equal(read_volume(tmp_path / name).data[0], VALUES)
-    nib.save(nib.Nifti1Pair(VALUES, np.eye(4)), tmp_path / "pair.img")
-    with pytest.raises(ScanError, match="not a scan"):
-        read_volume(tmp_path / "pair.hdr")
 
 
 @pytest.mark.parametrize("zipped", [False, True])

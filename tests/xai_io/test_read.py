@@ -2,7 +2,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from xai_io import ScanError, read_volume, sniff
+from xai_io import GeometryError, ScanError, read_volume, sniff
+from xai_io.dicom import Choices
 
 
 def save(path, data):
@@ -36,6 +37,28 @@ def test_values_that_are_no_numbers_are_counted_and_refused(tmp_path, bad):
     data[0, 0, :3] = bad
     with pytest.raises(ScanError, match="3 voxels of 24"):
         read_volume(save(tmp_path / "a.nii", data))
+
+
+def test_nan_counts_as_zero_where_that_is_chosen_and_is_noted(tmp_path):
+    data = np.arange(24.0).reshape(2, 3, 4)
+    data[0, 0, :3] = np.nan
+    path = save(tmp_path / "a.nii", data)
+    with pytest.raises(ScanError, match="on_nan='zero'"):
+        read_volume(path)
+    volume = read_volume(path, choices=Choices(on_nan="zero"))
+    assert np.array_equal(volume.data[0], np.nan_to_num(data))
+    assert volume.source.notes == ("3 voxels of 24 were NaN and were read as 0.",)
+    data[1, 1, 1] = np.inf
+    for bad in (data, np.full((2, 3, 4), np.nan)):
+        with pytest.raises(ScanError, match="replace them first"):
+            read_volume(save(path, bad), choices=Choices(on_nan="zero"))
+
+
+def test_a_place_where_no_patient_is(tmp_path):
+    for far in (np.diag([1, 1, 2000.0, 1]), np.eye(4) + np.eye(4, k=3) * 1e6):
+        nib.save(nib.Nifti1Image(np.arange(24.0).reshape(2, 3, 4), far), tmp_path / "a.nii")
+        with pytest.raises(GeometryError, match="no patient is"):
+            read_volume(tmp_path / "a.nii")
 
 
 def test_a_constant_volume_is_refused(tmp_path):

@@ -1,4 +1,4 @@
-"""What to do about a series that is not one regular volume: said beforehand, in so many words, and recorded."""
+"""What to do about a scan that is not one regular volume of numbers: said beforehand, in so many words, and recorded."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ..errors import ScanError
 
 @dataclass(frozen=True, kw_only=True)
 class Choices:
-    """Answers to what a DICOM series may leave open; without one, such a series is refused.
+    """Answers to what a DICOM series, or `on_nan` any scan, may leave open; without one, such a scan is refused.
 
     Parameters
     ----------
@@ -27,6 +27,8 @@ class Choices:
         Of a 4D series: the volume with this number, from 1; None for all, as channels.
     suv
         Of PET: values as they are, or standardised uptake by body weight.
+    on_nan
+        Voxels that are NaN, as the background of statistical and PET maps often is: refuse, or count as 0.
 
     Raises
     ------
@@ -40,6 +42,7 @@ class Choices:
     on_spacing: Literal["reject", "resample"] = "reject"
     frame: int | None = None
     suv: Literal["off", "bw"] = "off"
+    on_nan: Literal["reject", "zero"] = "reject"
 
     def __post_init__(self) -> None:
         """Refuse answers that are none."""
