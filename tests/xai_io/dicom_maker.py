@@ -111,9 +111,7 @@ def make_multiframe(file: Path, volumes, affine: np.ndarray, *, modality="MR", s
     shared.PixelMeasuresSequence = [Dataset()]
     shared.PixelMeasuresSequence[0].PixelSpacing = ds([spacing[1], spacing[0]])
     shared.PlaneOrientationSequence = [Dataset()]
-    shared.PlaneOrientationSequence[0].ImageOrientationPatient = ds(
-        [lps[:3, 0] / spacing[0], lps[:3, 1] / spacing[1]]
-    )
+    shared.PlaneOrientationSequence[0].ImageOrientationPatient = ds([lps[:3, 0] / spacing[0], lps[:3, 1] / spacing[1]])
     image.SharedFunctionalGroupsSequence = [shared]
     order = np.random.default_rng(seed).permutation(volumes.shape[0] * volumes.shape[3])
     groups, pixels = [], []
@@ -125,7 +123,7 @@ def make_multiframe(file: Path, volumes, affine: np.ndarray, *, modality="MR", s
         own.PixelValueTransformationSequence = [Dataset()]
         own.PixelValueTransformationSequence[0].RescaleSlope = ds([1.0 if slopes is None else slopes[k]])[0]
         own.PixelValueTransformationSequence[0].RescaleIntercept = "-10"
-        own.PixelValueTransformationSequence[0].RescaleType = "US"
+        own.PixelValueTransformationSequence[0].RescaleType = "HU" if modality == "CT" else "US"
         own.FrameContentSequence = [Dataset()]
         own.FrameContentSequence[0].TemporalPositionIndex = t + 1
         groups.append(own)
