@@ -2,6 +2,7 @@
 
 from ._files import written_aside
 from ._pipeline import WindowSettings
+from .channels import name_of_channel, stack_channels
 from .curves import write_curves
 from .dicom import Choices, Series, Verdict, find_series, read_series
 from .display import CT_WINDOWS, Display, display_for, display_range, display_window
@@ -48,6 +49,7 @@ __all__ = [
     "forget",
     "load_model",
     "model_hash",
+    "name_of_channel",
     "needs_trust",
     "read_labels",
     "read_series",
@@ -55,6 +57,7 @@ __all__ = [
     "region_table",
     "remember",
     "sniff",
+    "stack_channels",
     "trusted",
     "write_curves",
     "write_json",
