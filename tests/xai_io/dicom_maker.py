@@ -163,7 +163,7 @@ def make_mosaic(file: Path, stored: np.ndarray, affine: np.ndarray, *, upward=Tr
             block = image.private_block(0x29, "SIEMENS CSA HEADER", create=True)
             block.add_new(0x10, "OB", _csa(slices, normal if upward else -normal))
 
-    (made,) = make_series(
+    make_series(
         file.parent, mosaic.T[:, :, None], np.diag([-1.0, -1, 1, 1]) @ flat, series="1.2.3.5555", edit=edit
     )
     written = next(path for path in file.parent.iterdir() if path.name.startswith("5555-"))

@@ -1,4 +1,4 @@
-"""What to do about a scan that is not one regular volume of numbers: said beforehand, in so many words, and recorded."""
+"""What to do about a scan that is not one regular volume of numbers: said beforehand, and recorded."""
 
 from __future__ import annotations
 

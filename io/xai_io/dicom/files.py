@@ -153,7 +153,7 @@ def _listed(directory: Path) -> Sequence[File]:
             named = [[part] if isinstance(part, str) else list(part) for part in parts if part]
     except Exception:
         raise ScanError(f"{directory} is a damaged DICOMDIR; name the folder with the images instead.") from None
-    if any(Path(part).name != part for parts in named for part in parts):
+    if any(Path(part).name != part or part == ".." for parts in named for part in parts):
         raise ScanError(f"{directory} lists files outside its folder; name the folder with the images instead.")
     files = [_either_case(directory.parent, parts) for parts in named]
     found = [file for file in files if file is not None]
