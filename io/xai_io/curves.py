@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,7 +21,7 @@ def write_curves(
     notice: str = "",
     overwrite: bool = False,
 ) -> None:
-    """Draw one panel of curves for each title, side by side, as a PNG.
+    """Write a PNG with one panel of curves for each title, side by side.
 
     Parameters
     ----------
@@ -37,14 +38,27 @@ def write_curves(
     ExportError
         If the file exists and `overwrite` is False, or cannot be written.
     """
+    png = curves(panels, across=across, up=up, notice=notice)
+    with written_aside(path, overwrite=overwrite) as file:
+        file.write(png)
+
+
+def curves(
+    panels: Mapping[str, tuple[Sequence[float], Mapping[str, Sequence[Sequence[float]]]]],
+    *,
+    across: str,
+    up: str,
+    notice: str = "",
+) -> bytes:
+    """Draw what `write_curves` writes."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5.2 * len(panels), 3.8), layout="constrained")
     FigureCanvasAgg(figure)
     every: Any = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-    for axes, (title, (places, curves)) in zip(every, panels.items(), strict=True):
-        for number, (name, some) in enumerate(curves.items()):
+    for axes, (title, (places, lines)) in zip(every, panels.items(), strict=True):
+        for number, (name, some) in enumerate(lines.items()):
             for first, values in enumerate(some):
                 style = {"color": "#c03028", "linewidth": 2.2} if number == 0 else {"color": "#909090", "linewidth": 1}
                 shown = [(x, y) for x, y in zip(places, values, strict=True) if x > 0]
@@ -57,5 +71,6 @@ def write_curves(
     every[-1].legend(frameon=False)
     if notice:
         figure.supxlabel(notice, fontsize=8, color="#606060")
-    with written_aside(path, overwrite=overwrite) as file:
-        figure.savefig(file, format="png", dpi=_DPI, metadata={"Software": None})
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=_DPI, metadata={"Software": None})
+    return file.getvalue()

@@ -115,11 +115,11 @@ def key_slices(scan: Volume, relevance: Volume, display: Display, labels: Volume
     return _laid_out(rows, width, _WIDE, [], display, relevance)
 
 
-def check_grids(scan: Volume, relevance: Volume) -> None:
-    """Refuse a relevance that is not one channel on the scan's own grid."""
-    if relevance.channels != 1 or relevance.shape != scan.shape or not np.allclose(relevance.affine, scan.affine):
+def check_grids(scan: Volume, drawn: Volume) -> None:
+    """Refuse a map that is not one channel on the scan's own grid."""
+    if drawn.channels != 1 or drawn.shape != scan.shape or not np.allclose(drawn.affine, scan.affine):
         raise ExportError(
-            f"A relevance of shape {relevance.data.shape} was given for a scan of {scan.data.shape}, and nothing was "
+            f"A map of shape {drawn.data.shape} was given for a scan of {scan.data.shape}, and nothing was "
             "drawn; pass one channel on the scan's own grid."
         )
 

@@ -135,7 +135,7 @@ def region_table(relevance: Volume, labels: Volume, names: Mapping[int, str]) ->
     relevance
         Values (1, I, J, K).
     labels
-        Whole numbers from 0 to 65535 (1, I, J, K) on the same grid.
+        Whole numbers from 0 to 65535 (1, I, J, K), of any type, on the same grid.
     names
         Of the labels; one without a name is called by its number. 0 counts only if it has a name.
 
@@ -157,12 +157,13 @@ def region_table(relevance: Volume, labels: Volume, names: Mapping[int, str]) ->
             f"Labels of shape {labels.data.shape} were given for a relevance of {relevance.data.shape}; pass one "
             "channel on the same grid."
         )
-    numbers = labels.data[0]
-    if not np.issubdtype(numbers.dtype, np.integer) or numbers.min() < 0 or numbers.max() > _MOST_LABELS:
+    given = labels.data[0]
+    low, high = float(given.min()), float(given.max())
+    if not (low >= 0 and high <= _MOST_LABELS) or (given.dtype.kind == "f" and (given % 1).any()):
         raise ExportError(
-            f"Labels of type {numbers.dtype} from {numbers.min():g} to {numbers.max():g} were given; pass integers "
-            f"from 0 to {_MOST_LABELS}."
+            f"Labels from {low:g} to {high:g} were given; pass whole numbers from 0 to {_MOST_LABELS}."
         )
+    numbers = given.astype(np.uint16)
     everywhere = tuple(slice(0, n) for n in values.shape)
     boxes: dict[int, tuple[slice, ...]] = {0: everywhere} if 0 in names else {}
     found = ndimage.find_objects(numbers)

@@ -102,7 +102,7 @@ def slices(
                 relevance=pictures[1],
                 size=(shape[up] * float(spacing[up]), shape[across] * float(spacing[across])),
                 edges=(edges[0][1], edges[0][0], edges[1][1], edges[1][0]),
-                position=_position((affine[:3, :3] @ here + affine[:3, 3])[fixed], fixed),
+                position=direction((affine[:3, :3] @ here + affine[:3, 3])[fixed], fixed) + " mm",
                 through=bool(index == point[fixed]),
                 labels=None if labels is None else pictures[2],
             )
@@ -158,5 +158,6 @@ def _letters(direction: npt.NDArray[np.float64]) -> tuple[str, str]:
     return low, high
 
 
-def _position(mm: float, axis: int) -> str:
-    return f"{_LETTERS[axis][int(mm >= 0)]} {abs(mm):.1f} mm"
+def direction(mm: float, axis: int) -> str:
+    """Name a place along x, y or z (RAS mm) by its anatomical letter, e.g. ``"S 12.5"``."""
+    return f"{_LETTERS[axis][int(mm >= 0)]} {abs(mm):.1f}"
