@@ -34,7 +34,7 @@ _TOWARDS = {  # the end of an axis: its RAS+ coordinate, and the sign
     "superior-to-inferior": (2, -1),
 }
 _BY_CODE = dict(zip("RLAPSI", _TOWARDS, strict=True))
-# What only unpacks numbers. Zarr 2 can name filters that unpickle, and so run, whatever a file holds.
+# What only unpacks numbers. Other codecs compute, or unpickle and so run whatever a file holds.
 _CODECS = {"bytes", "transpose", "blosc", "zstd", "gzip", "zlib", "lz4", "bz2", "lzma", "crc32c", "sharding_indexed"}
 _CHUNK = 64
 _RATIO = 2**16  # a constant chunk is packed about 30,000 : 1; what promises more than this is damaged
