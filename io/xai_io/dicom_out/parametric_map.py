@@ -84,5 +84,6 @@ def write_parametric_map(
         derivation=method,
     )
     image.ImageComments = result.comments
+    image.Laterality = result.series.first.get("Laterality")  # required of paired organs; may be empty
     result.finished(result.referring(image), f"Relevance ({result.method}), research only")
     write_dataset(path, image, scan, result.identity, overwrite=overwrite)

@@ -1,4 +1,4 @@
-"""What all DICOM results share: who made them and how, whom they belong to, what they refer to, how they are written."""
+"""What all DICOM results share: how they were made, whom they belong to, what they refer to, how they are written."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ import numpy.typing as npt
 from .._files import written_aside
 from ..errors import ExportError
 from ..volume import Volume
+from .deidentified import DUMMY_DATE, DUMMY_TIME
 from .identity import Identity
 from .leaks import leaked, leaks
-from .source import DUMMY_DATE, DUMMY_TIME, SourceSeries, sources
+from .source import SourceSeries, sources
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -100,9 +101,8 @@ class Result:
     @property
     def facts(self) -> dict[str, str]:
         """What to say of how the map was made, name by name."""
-        settings = ", ".join(
-            f"{name}={value}" for name, value in (self.record.get("parameters") or {}).items() if value not in ("", None)
-        )
+        parameters = self.record.get("parameters") or {}
+        settings = ", ".join(f"{name}={value}" for name, value in parameters.items() if value not in ("", None))
         model = self.record.get("model") or {}
         said = {
             "question": self.record.get("question"),
@@ -195,7 +195,7 @@ class Result:
             kept = [self._referred(item) for item in derived.SourceImageSequence]
             derived.SourceImageSequence = [item for item in kept if item is not None]
             if not derived.SourceImageSequence:
-                del frame.DerivationImageSequence
+                frame.DerivationImageSequence = []
         return dataset
 
     def _referred(self, item: Dataset) -> Dataset | None:
@@ -211,7 +211,6 @@ class Result:
     def finished(self, dataset: Dataset, description: str) -> Dataset:
         """Say what the object is; without kept identity, no date; and nothing random."""
         dataset.SeriesDescription = description[:_LO]
-        dataset.Laterality = self.series.first.get("Laterality") or None  # required, of paired organs; may be empty
         if not self.identity.keep:
             for keyword in ("InstanceCreationDate", "InstanceCreationTime", "DateOfSecondaryCapture",
                             "TimeOfSecondaryCapture", "SeriesDate", "SeriesTime"):  # fmt: skip

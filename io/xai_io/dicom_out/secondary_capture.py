@@ -114,6 +114,7 @@ def write_secondary_capture(
             image.SliceThickness = header.SliceThickness
             image.SpacingBetweenSlices = header.SpacingBetweenSlices
             image.BurnedInAnnotation = "YES"
+            image.Laterality = series.first.get("Laterality")  # required of paired organs; may be empty
             image.ConversionType = "WSD"
             image.SecondaryCaptureDeviceManufacturer = NAME
             image.ImageComments = "\n".join([result.comments, *frame.lines[1:], *([_FILLED] if filled else [])])

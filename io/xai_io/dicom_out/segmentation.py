@@ -85,13 +85,13 @@ def write_segmentation(
         [
             hd.seg.SegmentDescription(
                 segment_number=number,
-                segment_label=f"{_WORDS[region.sign]} relevance, {region.name}"[:64],
+                segment_label=segment_label(region),
                 segmented_property_category=codes.SCT.SpatialAndRelationalConcept,
                 segmented_property_type=region_type(region),
                 algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
                 algorithm_identification=result.algorithm(),
                 tracking_uid=result.uid("region", content, str(number)),
-                tracking_id=f"{region.name} {number}"[:64],
+                tracking_id=f"relevance region {number}",
                 display_color=hd.color.CIELabColor.from_rgb(*_COLORS[region.sign]),
             )
             for number, region in enumerate(regions, start=1)
@@ -105,6 +105,11 @@ def write_segmentation(
     image.ImageComments = result.comments
     result.finished(result.referring(image), f"Relevance regions ({result.method}), research only")
     write_dataset(path, image, scan, result.identity, overwrite=overwrite)
+
+
+def segment_label(region: Region) -> str:
+    """What a region's segment is called."""
+    return f"{_WORDS[region.sign]} relevance, {region.name}"[:64]
 
 
 def region_type(region: Region) -> CodedConcept:

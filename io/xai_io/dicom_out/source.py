@@ -3,74 +3,25 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from ..errors import ExportError
 from ..volume import Volume
+from .deidentified import deidentified, with_frame_of_reference, words_of
 from .identity import Identity
 
 if TYPE_CHECKING:
-    from pydicom import DataElement, Dataset
+    from pydicom import Dataset
 
-DUMMY_DATE, DUMMY_TIME = "19000101", "000000"
-
-# Everything at the top of a header that a de-identified one may hold. What is not here is dropped.
-_KEPT = frozenset(
-    """
-    SOPClassUID SOPInstanceUID StudyInstanceUID SeriesInstanceUID FrameOfReferenceUID
-    Modality ImageType SeriesNumber InstanceNumber AcquisitionNumber NumberOfFrames InstanceCreatorUID
-    BodyPartExamined Laterality ImageLaterality PatientPosition PatientOrientation AnatomicRegionSequence
-    ImagePositionPatient ImageOrientationPatient PixelSpacing SliceThickness SliceLocation SpacingBetweenSlices
-    NumberOfSlices ImageIndex ImagesInAcquisition TemporalPositionIdentifier NumberOfTemporalPositions
-    SamplesPerPixel PhotometricInterpretation PlanarConfiguration Rows Columns PixelAspectRatio
-    BitsAllocated BitsStored HighBit PixelRepresentation SmallestImagePixelValue LargestImagePixelValue
-    PixelPaddingValue PixelPaddingRangeLimit RescaleSlope RescaleIntercept RescaleType ModalityLUTSequence
-    PresentationLUTShape PixelPresentation WindowCenter WindowWidth VOILUTFunction
-    LossyImageCompression LossyImageCompressionRatio LossyImageCompressionMethod
-    BurnedInAnnotation RecognizableVisualFeatures QualityControlImage ContentQualification
-    KVP ExposureTime XRayTubeCurrent Exposure FilterType ConvolutionKernelGroup GantryDetectorTilt TableHeight
-    RotationDirection DataCollectionDiameter ReconstructionDiameter DistanceSourceToDetector DistanceSourceToPatient
-    ScanOptions SpiralPitchFactor SingleCollimationWidth TotalCollimationWidth MultienergyCTAcquisition
-    ScanningSequence SequenceVariant MRAcquisitionType RepetitionTime EchoTime EchoNumbers EchoTrainLength
-    InversionTime FlipAngle NumberOfAverages ImagingFrequency ImagedNucleus MagneticFieldStrength
-    NumberOfPhaseEncodingSteps PercentSampling PercentPhaseFieldOfView PixelBandwidth AcquisitionMatrix
-    InPlanePhaseEncodingDirection VariableFlipAngleFlag SAR DiffusionBValue DiffusionGradientOrientation
-    ResonantNucleus KSpaceFiltering ApplicableSafetyStandardAgency MultiCoilConfiguration VolumetricProperties
-    VolumeBasedCalculationTechnique ComplexImageComponent AcquisitionContrast AcquisitionDuration
-    SeriesType Units CountsSource ReframingType CorrectedImage DecayCorrection CollimatorType FrameReferenceTime
-    ActualFrameDuration DecayFactor DoseCalibrationFactor ScatterFractionFactor DeadTimeFactor
-    RandomsCorrectionMethodCodes NumberOfTimeSlices NumberOfRRIntervals NumberOfTimeSlots
-    DimensionOrganizationSequence DimensionIndexSequence DimensionOrganizationType
-    SharedFunctionalGroupsSequence PerFrameFunctionalGroupsSequence
-    """.split()
-)
-# Inside these, numbers and coded words describe how a frame was taken. References lead to what is not written.
-_DROPPED_INSIDE = frozenset(
-    "ReferencedImageSequence DerivationImageSequence SourceImageSequence ConversionSourceAttributesSequence".split()
-)
-_NUMBERS = frozenset("AT CS DS FD FL IS OD OF OL OW SL SS SV UL US UV".split())
-_TEXT = frozenset("LO LT SH ST UC UT".split())
-_CODE_ITEM = frozenset("CodeValue LongCodeValue CodingSchemeDesignator CodingSchemeVersion CodeMeaning".split())
-_UNITS_OF_VALUES = frozenset("HU HU_MOD US OD MGML Z_EFF ED EDW PCT".split())  # defined terms of RescaleType
-_EMPTY = (  # type 2 in the modules of patient, study, series, equipment and image
-    "PatientName PatientBirthDate PatientSex StudyDate StudyTime AccessionNumber ReferringPhysicianName StudyID "
-    "PositionReferenceIndicator Manufacturer Laterality"
-).split()
-_EMPTY_IN = {
-    "CT": ["KVP", "AcquisitionNumber"],
-    "MR": ["EchoTrainLength"],
-    "PT": ["AcquisitionDate", "AcquisitionTime", "RadiopharmaceuticalInformationSequence", "CollimatorType"],
-}
-_IDENTITY = (  # what a result inherits of the patient and study, whose absence highdicom does not allow
-    "PatientID PatientName PatientBirthDate PatientSex StudyID StudyDate StudyTime AccessionNumber "
-    "ReferringPhysicianName"
-).split()
+# What a result inherits of the patient and study, whose absence highdicom does not allow.
+_IDENTITY = words_of("""
+    PatientID PatientName PatientBirthDate PatientSex StudyID StudyDate StudyTime AccessionNumber ReferringPhysicianName
+    """)
 
 
 @dataclass(frozen=True)
@@ -165,13 +116,20 @@ def sources(scan: Volume, identity: Identity) -> SourceSeries:
         frames=tuple(frames),
         positions=np.array([_position(plane, place, scan) for plane, place in zip(planes, computed, strict=True)]),
         orientation=tuple(said[1]) if said else (*row.tolist(), *column.tolist()),
-        spacing=tuple(said[2]) if said else (down, across),
+        spacing=(said[2][0], said[2][1]) if said else (down, across),
         slice_spacing=float(abs(step[:3, 2] @ normal)) if scan.shape[2] > 1 else scan.spacing[2],
         shape=(scan.shape[1], scan.shape[0]),
     )
 
 
 def read_header(path: Path) -> Dataset:
+    """Header of a file of the scan.
+
+    Raises
+    ------
+    ExportError
+        If it can no longer be read.
+    """
     import pydicom
 
     try:
@@ -214,78 +172,6 @@ def _position(
     return said if np.linalg.norm(said - computed) <= max(0.06, 0.01 * scan.spacing[2]) else computed
 
 
-def deidentified(header: Dataset, identity: Identity) -> Dataset:
-    """Copy of a header with nothing in it but what is on the list (see `sources`).
-
-    Pixels, where the header has them, are kept as they are stored.
-    """
-    from pydicom import Dataset
-
-    clean = _listed(header, identity, _KEPT)
-    for keyword in ("PixelData", "FloatPixelData", "ExtendedOffsetTable", "ExtendedOffsetTableLengths"):
-        if keyword in header:
-            clean.add(header[keyword])
-    for keyword in [*_EMPTY, *_EMPTY_IN.get(str(header.get("Modality", "")), [])]:
-        if keyword not in clean:
-            setattr(clean, keyword, [] if keyword.endswith("Sequence") else None)
-    clean.SpecificCharacterSet = "ISO_IR 192"
-    patient = [str(header.get(keyword, "")) for keyword in ("PatientID", "IssuerOfPatientID")]
-    clean.PatientID = identity.pseudonym(*(patient if patient[0] else [str(header.get("StudyInstanceUID", ""))]))
-    clean.PatientIdentityRemoved = "YES"
-    clean.DeidentificationMethod = "napari-xai: only listed attributes kept; pixels unaltered"
-    profile = Dataset()
-    profile.CodeValue, profile.CodingSchemeDesignator = "113100", "DCM"
-    profile.CodeMeaning = "Basic Application Confidentiality Profile"
-    clean.DeidentificationMethodCodeSequence = [profile]
-    clean.LongitudinalTemporalInformationModified = "REMOVED"
-    if header.get("Modality") == "PT" and "SharedFunctionalGroupsSequence" not in header:
-        clean.SeriesDate, clean.SeriesTime = DUMMY_DATE, DUMMY_TIME
-    if "SharedFunctionalGroupsSequence" in header:  # enhanced images require what classic ones do not
-        clean.ContentDate, clean.ContentTime = DUMMY_DATE, DUMMY_TIME
-        clean.AcquisitionDateTime = DUMMY_DATE + DUMMY_TIME
-        clean.Manufacturer = clean.ManufacturerModelName = "REMOVED"
-        clean.DeviceSerialNumber = clean.SoftwareVersions = "REMOVED"
-        clean.AcquisitionContextSequence = []
-    _with_frame_of_reference(clean, str(header.get("SeriesInstanceUID", "")), identity)
-    if "file_meta" in header.__dict__:
-        clean.file_meta = _meta(header, clean)
-    return clean
-
-
-def _listed(header: Dataset, identity: Identity, kept: Collection[str] | None) -> Dataset:
-    """Copy what is on the list, or inside a listed sequence numbers, coded words, codes and mapped UIDs."""
-    from pydicom import Dataset
-
-    clean = Dataset()
-    for element in header:
-        keyword = element.keyword
-        if (keyword not in kept) if kept is not None else (not keyword or keyword in _DROPPED_INSIDE):
-            continue
-        value = _value(element, identity)
-        if value is not None:
-            clean.add_new(element.tag, element.VR, value)
-    return clean
-
-
-def _value(element: DataElement, identity: Identity) -> Any:
-    """What may be kept of one element; None for nothing."""
-    vr, keyword = element.VR, element.keyword
-    if vr == "SQ":
-        return [_listed(item, identity, None) for item in element.value]
-    if vr == "UI":
-        several = element.value if element.VM > 1 else [element.value] if element.value else []
-        return [uid if str(uid).startswith("1.2.840.10008.") else identity.uid(str(uid)) for uid in several] or None
-    if vr in _NUMBERS or vr == "US or SS":
-        return element.value
-    if vr in _TEXT:
-        if keyword in _CODE_ITEM:
-            return element.value
-        if keyword in ("RescaleType", "ModalityLUTType"):
-            return element.value if element.value in _UNITS_OF_VALUES else "US"
-        return str(element.value) if keyword == "StackID" and str(element.value).isdigit() else "REMOVED"
-    return DUMMY_DATE + DUMMY_TIME if vr == "DT" else None
-
-
 def _completed(header: Dataset) -> Dataset:
     """Header as it is, with required attributes that it lacks empty, so that results can inherit them."""
     for keyword in _IDENTITY:
@@ -293,25 +179,8 @@ def _completed(header: Dataset) -> Dataset:
             setattr(header, keyword, None)
     if header.PatientSex not in ("M", "F", "O"):
         header.PatientSex = None
-    _with_frame_of_reference(header, str(header.get("SeriesInstanceUID", "")), Identity(keep=True, secret=b"\0" * 16))
+    with_frame_of_reference(header, str(header.get("SeriesInstanceUID", "")), Identity(keep=True, secret=b"\0" * 16))
     return header
-
-
-def _with_frame_of_reference(header: Dataset, series: str, identity: Identity) -> None:
-    """Give a header without frame of reference one of its series' own: highdicom insists, and it says no more."""
-    if not header.get("FrameOfReferenceUID"):
-        header.FrameOfReferenceUID = identity.new_uid("frame of reference", series)
-
-
-def _meta(header: Dataset, clean: Dataset) -> Any:
-    """File meta information of a de-identified instance: the encoding alone is the source's."""
-    from pydicom.dataset import FileMetaDataset
-
-    meta = FileMetaDataset()
-    meta.TransferSyntaxUID = header.file_meta.TransferSyntaxUID
-    meta.MediaStorageSOPClassUID = clean.SOPClassUID
-    meta.MediaStorageSOPInstanceUID = clean.SOPInstanceUID
-    return meta
 
 
 def refuse_burned_in(series: SourceSeries, identity: Identity, what: str) -> None:

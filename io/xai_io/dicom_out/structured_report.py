@@ -12,7 +12,7 @@ from ..regions import Region
 from ..volume import Volume
 from .identity import Identity
 from .result import NAME, SCHEME, Result, version, write_dataset
-from .segmentation import region_type
+from .segmentation import region_type, segment_label
 
 if TYPE_CHECKING:
     from highdicom.sr import Measurement, ReferencedSegment, VolumetricROIMeasurementsAndQualitativeEvaluations
@@ -66,7 +66,6 @@ def write_measurement_report(
 
     result = Result.of(scan, record, identity)
     segments = _segments(Path(segmentation), regions, result)
-    title = hd.sr.CodedConcept.from_code(codes.DCM.ImagingMeasurementReport)
     report = hd.sr.MeasurementReport(
         observation_context=hd.sr.ObservationContext(
             observer_device_context=hd.sr.ObserverContext(
@@ -84,39 +83,33 @@ def write_measurement_report(
         imaging_measurements=[
             _group(number, region, segments, result) for number, region in enumerate(regions, start=1)
         ],
-        title=title,
+        title=codes.DCM.ImagingMeasurementReport,
     )
     document = hd.sr.Comprehensive3DSR(
         evidence=[*result.series.instances, segments],
         content=report,
-        **{
-            name: value
-            for name, value in result.equipment("report", str(segments.SOPInstanceUID), repr(tuple(regions))).items()
-            if name not in ("software_versions", "device_serial_number")
-        },
+        **result.equipment("report", str(segments.SOPInstanceUID), repr(tuple(regions))),
         series_number=_SERIES_NUMBER,
         instance_number=1,
         is_complete=True,
-        software_versions=version(),
-        device_serial_number=version(),
     )
     result.finished(document, f"Relevance numbers ({result.method}), research only")
     write_dataset(path, document, scan, result.identity, overwrite=overwrite)
 
 
-def _segments(path: Path, regions: Sequence[Region], result: Result) -> Dataset:
+def _segments(path: Path, regions: Sequence[Region], result: Result) -> Any:
     """Read the segmentation, and insist that it is that of these regions and this scan."""
     import highdicom as hd
 
     try:
         segments = hd.seg.segread(path)
-        labels = [segments.get_segment_description(n).tracking_id for n in segments.segment_numbers]
+        labels = [segments.get_segment_description(n).segment_label for n in segments.segment_numbers]
     except Exception as error:  # whatever is wrong with it
         raise ExportError(
             f"{path} is not a segmentation that can be read ({type(error).__name__}); write one with "
             "write_segmentation first."
         ) from error
-    wanted = [f"{region.name} {number}"[:64] for number, region in enumerate(regions, start=1)]
+    wanted = [segment_label(region) for region in regions]
     series = {str(one.SeriesInstanceUID) for one in segments.get("ReferencedSeriesSequence", ())}
     if labels != wanted or series != {str(result.series.first.SeriesInstanceUID)}:
         raise ExportError(
@@ -171,8 +164,10 @@ def _reference(number: int, segments: Dataset) -> ReferencedSegment:
     import highdicom as hd
 
     found: dict[tuple[str, str], list[int]] = {}
+    shared = segments.SharedFunctionalGroupsSequence[0]
     for frame in segments.PerFrameFunctionalGroupsSequence:
-        if frame.SegmentIdentificationSequence[0].ReferencedSegmentNumber == number:
+        (segment,) = (frame if "SegmentIdentificationSequence" in frame else shared).SegmentIdentificationSequence
+        if segment.ReferencedSegmentNumber == number:
             for derived in frame.get("DerivationImageSequence", ()):
                 for source in derived.SourceImageSequence:
                     key = str(source.ReferencedSOPClassUID), str(source.ReferencedSOPInstanceUID)

@@ -1,0 +1,227 @@
+"""What identifies the patient of a scan, as its source says it, and how to find that in a text.
+
+Looked for, in the words of a text (letters and digits; case, accents and what stands between words do not count):
+
+- each part of a person's name of three letters or more, and the whole name, glued together too;
+- identifiers (of patient, study, order, institution, station, device, ...): whole values of four characters or more,
+  five if they are digits alone; shorter ones only where a value of the output is that and nothing else;
+- descriptions, comments and private values: whole values of eight characters or more of two words or with a digit;
+- dates in the usual notations, but for today's, on which anything may be written;
+- UIDs that are not the standard's;
+- the source's path, and the names of its files and folders that are more than a plain lower-case word.
+
+Words that our own outputs consist of ("white", "mark", "max") are no leak when they are one part of a name; the whole
+name still is.
+"""
+
+from __future__ import annotations
+
+import datetime
+import functools
+import re
+import unicodedata
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ..volume import Source
+from .deidentified import CODES, DUMMY_DATE, words_of
+from .texts import TEXT_VR, elements, several
+
+if TYPE_CHECKING:
+    from pydicom import DataElement, Dataset
+
+_TOKEN = re.compile(r"\d+(?:\.\d+)+|[^\W_]+")
+# What equipment is called, and terms of the standard: shared by many, and needed in results.
+_COMMON = CODES | words_of("""
+    Manufacturer ManufacturerModelName SoftwareVersions RescaleType SequenceName ConvolutionKernel StackID
+    PatientPosition SpecificCharacterSet WindowCenterWidthExplanation
+    DeidentificationMethod PatientSex PatientAge DimensionDescriptionLabel LUTExplanation TypeOfFilters
+    ReceiveCoilName TransmitCoilName PulseSequenceName QuantityUnits ModalityLUTType
+    """)
+_NARRATIVE = re.compile(r"Description|Comments|ProtocolName|Reason|Procedure|History|Label|Agent|Remarks|Allergies")
+# Words of our own outputs, of the formats they are in, and of folders that everybody has.
+_OURS = words_of("""
+    activity alpha anonymous anonymized area art axial background band bar base bed bell best beta big bill bin black
+    block blue body bold bone border box brain branch bright brown bush button call car case cast center centre chance
+    channel class clear close cloud cluster code color colour column cook coronal count cross dark data day dead deep
+    default dense depth desktop device diagnosis dicom display document documents downloads drop east effect element
+    empty end error even explain export false field file fill find fine fish fit flat float font for forest frame free
+    from full gain gap gray green grey grid ground hall hand head health heart high hill home house image images input
+    key king label lake last layer left less level light lime limit line list liver long love low lung main map mark
+    mask max mean mesh min mode model moon mount name network new nice nifti none north not note null nurse only
+    open order output page park part path patient peak phantom pixel place plane point pool post power prediction
+    price prime question random range ray record red region relevance research reset results rich right rise river
+    rock root rose row sagittal sample scale scan scans score seed series set shade shape share sharp short shot show
+    side sign silver size slice small smooth soft source south space spleen stack step stone strong study sum sun
+    target test tester text the threshold time tip title top total tree true tumor tumour unit unknown use user users
+    value van version volume volumes voxel wall warm warning water weight west white wide width window with wolf
+    wood word work yellow young zero von der del
+    """)
+
+
+@dataclass(frozen=True)
+class Identifiers:
+    """What to look for, each with what it is called in the source.
+
+    Parameters
+    ----------
+    words
+        Sequences of words.
+    whole
+        What only counts where a value is that and nothing else.
+    uids
+        UIDs of the source.
+    paths
+        Paths of the source as text.
+    """
+
+    words: Mapping[tuple[str, ...], str]
+    whole: Mapping[str, str]
+    uids: frozenset[str]
+    paths: frozenset[str]
+
+    @functools.cached_property
+    def by_first(self) -> dict[str, list[tuple[tuple[str, ...], str]]]:
+        """Sequences of words by the first one."""
+        found: dict[str, list[tuple[tuple[str, ...], str]]] = {}
+        for words, kind in self.words.items():
+            found.setdefault(words[0], []).append((words, kind))
+        return found
+
+    def within(self, text: str, least: int = 0) -> set[str]:
+        """What a text holds of them; only what has at least so many characters."""
+        found = {"the source's path" for path in self.paths if path in text}
+        tokens = _TOKEN.findall(_plain(text))
+        for n, token in enumerate(tokens):
+            for words, kind in self.by_first.get(token, ()):
+                if tuple(tokens[n : n + len(words)]) == words and sum(map(len, words)) >= least:
+                    found.add(kind)
+            if token in self.uids:
+                found.add("a UID")
+        return found
+
+    def equal(self, value: str) -> set[str]:
+        """What a value as a whole is of them."""
+        kind = self.whole.get(_plain(value).strip())
+        return {kind} if kind else set()
+
+
+@functools.lru_cache(maxsize=4)
+def identifiers(source: Source) -> Identifiers:
+    """Collect what identifies the patient from all headers of a source, and from its paths.
+
+    Raises
+    ------
+    ExportError
+        If a file of the source can no longer be read.
+    """
+    words: dict[tuple[str, ...], str] = {}
+    whole: dict[str, str] = {}
+    uids: set[str] = {source.study_uid, source.series_uid, source.frame_of_reference_uid, *source.instance_uids}
+    seen: set[tuple[str, str]] = set()
+    for header in _source_headers(source):
+        for element in elements(header):
+            if element.VR == "UI":
+                uids.update(str(uid) for uid in several(element))
+                continue
+            for value in several(element):
+                if (element.keyword, value) not in seen and len(value) <= 1024:
+                    seen.add((element.keyword, value))
+                    _remember(element, value, words, whole)
+    paths = {str(path) for path in (source.path, *source.files) if path is not None and len(path.parts) > 2}
+    paths |= {str(path.parent) for path in source.files if path is not None and len(path.parts) > 3}
+    for part in _names(source):
+        _put(words, part, "a name of the source's files or folders")
+    standard = ("1.2.840.10008.", "1.2.826.0.1.3680043.8.498.1 ", "1.2.826.0.1.3680043.9.7433.1.1 ")
+    return Identifiers(
+        words={term: kind for term, kind in words.items() if not (len(term) == 1 and term[0] in _OURS)},
+        whole=whole,
+        uids=frozenset(uid for uid in uids if uid and not f"{uid} ".startswith(standard)),
+        paths=frozenset(paths),
+    )
+
+
+def _source_headers(source: Source) -> Iterator[Dataset]:
+    if source.format == "dicom":
+        from .source import read_header
+
+        for path in dict.fromkeys(source.files):
+            if path is not None:
+                yield read_header(path)
+
+
+def _remember(element: DataElement, value: str, words: dict[tuple[str, ...], str], whole: dict[str, str]) -> None:
+    """Decide how a value of the source is to be looked for."""
+    kind = element.keyword or "a private attribute"
+    if element.VR in ("DA", "DT"):
+        for term in _dates(value):
+            _put(words, term, kind)
+    elif element.VR == "PN":
+        _remember_name(value, kind, words, whole)
+    elif element.VR in TEXT_VR | {"UN"} and element.keyword not in _COMMON:
+        plain = _plain(value).strip()
+        tokens = _TOKEN.findall(plain)
+        length = sum(map(len, tokens))
+        if element.tag.is_private or _NARRATIVE.search(element.keyword):
+            if length >= 8 and (len(tokens) > 1 or any(map(str.isdigit, plain))):
+                _put(words, value, kind)
+        elif length >= (5 if all(map(str.isdigit, tokens)) else 4) and not (len(tokens) == 1 and plain in _OURS):
+            _put(words, value, kind)
+        elif length >= (3 if plain.isdigit() else 2):
+            whole[plain] = kind
+
+
+def _remember_name(value: str, kind: str, words: dict[tuple[str, ...], str], whole: dict[str, str]) -> None:
+    """Each part of a person's name, the whole in order and reversed, and glued together."""
+    for group in value.split("="):  # alphabetic, ideographic, phonetic
+        parts = [part for part in _TOKEN.findall(_plain(group)) if not part.isdigit()]
+        for part in parts:
+            if len(part) >= 3 or not part.isascii():
+                words.setdefault((part,), kind)
+            elif len(part) > 1:
+                whole.setdefault(part, kind)
+        if len(parts) > 1:
+            for order in (parts, parts[::-1]):
+                words.setdefault(tuple(order), kind)
+                words.setdefault(("".join(order),), kind)
+            words.setdefault((parts[1], parts[0]), kind)
+        if parts:
+            whole.setdefault(_plain(group).strip(), kind)
+
+
+def _put(words: dict[tuple[str, ...], str], value: str, kind: str) -> None:
+    tokens = tuple(_TOKEN.findall(_plain(value)))
+    if tokens:
+        words.setdefault(tokens, kind)
+
+
+def _dates(value: str) -> list[str]:
+    """The usual notations of a date, none for a dummy's and today's."""
+    day = value.replace(".", "").replace("-", "")[:8]
+    if len(day) != 8 or not day.isdigit() or day == DUMMY_DATE or day == f"{datetime.datetime.now():%Y%m%d}":
+        return []
+    year, month, date = day[:4], day[4:6], day[6:]
+    orders = ((year, month, date), (date, month, year), (month, date, year))
+    return [day, *(mark.join(order) for order in orders for mark in ("-", "."))]
+
+
+def _names(source: Source) -> set[str]:
+    """Names of files and of the three innermost folders that are more than a plain word."""
+    found: set[str] = set()
+    for path in (source.path, *source.files):
+        if path is not None:
+            found.update(part.partition(".nii")[0].removesuffix(".dcm") for part in path.parts[-3:])
+    return {
+        name for name in found
+        if (len(name) >= 5 and not name.islower() and not name.isdigit() and _plain(name) not in _OURS)
+        or (len(name) >= 6 and any(map(str.isdigit, name)) and any(map(str.isalpha, name)))
+        or (len(name) >= 8 and len(_TOKEN.findall(name)) > 1)
+    }  # fmt: skip
+
+
+def _plain(text: str) -> str:
+    """Case folded, without accents."""
+    if text.isascii():
+        return text.lower()
+    return "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c)).casefold()

@@ -1,0 +1,175 @@
+"""All text of a file, whatever its format: what was written is read again, independently of how it was made.
+
+DICOM is read element by element at any depth, private ones too, and as bytes; NIfTI in its header and extensions,
+decompressed; PNG in its text chunks; PDF in its text, metadata and decompressed streams; JSON (zarr's too), CSV and
+HTML as text, and PNGs inside HTML; anything else as bytes. Numbers, and pixels stored as such, are not text;
+compressed pixels are read as bytes.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import html
+import io
+import json
+import re
+import struct
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .deidentified import CODES, words_of
+
+if TYPE_CHECKING:
+    from pydicom import DataElement, Dataset
+
+_PRINTABLE = re.compile(rb"[\x20-\x7e\x80-\xff]{6,}")
+_LEAST_RAW = 6  # characters of what is looked for among arbitrary bytes, where short words come up by chance
+TEXT_VR = words_of("AE LO LT PN SH ST UC UR UT")
+_NUMERIC_VR = words_of("AT CS DS FD FL IS OD OF OL OV OW SL SS SV UL US UV")
+
+
+def texts(path: Path) -> Iterator[tuple[str, str, int]]:
+    """Yield all text of a file: where it stands, what it says, and the least length of what is looked for in it."""
+    raw = path.read_bytes()
+    if raw[128:132] == b"DICM":
+        yield from _dicom_texts(path, raw)
+    elif raw[:2] == b"\x1f\x8b" or path.name.endswith(".nii"):
+        yield from _nifti_texts(gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw)
+    elif raw[:8] == b"\x89PNG\r\n\x1a\n":
+        yield from _png_texts(raw)
+    elif raw[:5] == b"%PDF-":
+        yield from _pdf_texts(raw)
+    elif path.suffix in (".json", ".zattrs", ".zarray", ".zgroup") or path.name in (".zattrs", ".zarray", ".zgroup"):
+        yield from (("JSON", text, 0) for text in _json_texts(json.loads(raw)))
+    elif path.suffix in (".html", ".htm"):
+        yield from _html_texts(raw.decode("utf-8", "replace"))
+    elif path.suffix in (".csv", ".txt", ".xml", ".md"):
+        text = raw.decode("utf-8-sig", "replace")
+        yield path.suffix[1:].upper(), text, 0
+        yield from (("a cell", cell.strip('"'), 0) for line in text.splitlines() for cell in line.split(","))
+    else:
+        yield "its bytes", _printable(raw), _LEAST_RAW
+
+
+def _printable(raw: bytes) -> str:
+    """Runs of printable characters among bytes, as `strings` finds them; UTF-8 where it is that."""
+    runs = b"\n".join(_PRINTABLE.findall(raw))
+    try:
+        return runs.decode()
+    except UnicodeDecodeError:
+        return runs.decode("latin-1") + "\n" + runs.decode("utf-8", "ignore")
+
+
+def _dicom_texts(path: Path, raw: bytes) -> Iterator[tuple[str, str, int]]:
+    import pydicom
+
+    dataset = pydicom.dcmread(path)
+    for element in elements(dataset, dataset.file_meta):
+        if element.VR in _NUMERIC_VR:
+            continue
+        where = element.keyword or f"private attribute {element.tag}"
+        for value in several(element):
+            yield where, value, 0 if element.keyword not in CODES and element.VR in TEXT_VR else 1
+    native = not dataset.file_meta.TransferSyntaxUID.is_compressed
+    for keyword in ("PixelData", "FloatPixelData") if native else ():  # numbers, and most of the file
+        if keyword in dataset:
+            head, pixels, tail = raw.rpartition(dataset[keyword].value)
+            raw = head + tail if pixels else raw
+    yield "its bytes", _printable(raw), _LEAST_RAW
+
+
+def elements(*datasets: Dataset) -> Iterator[DataElement]:
+    """All elements at any depth, but for pixels."""
+    for dataset in datasets:
+        for element in dataset:
+            if element.VR == "SQ":
+                yield from elements(*element.value)
+            elif element.tag.group != 0x7FE0:
+                yield element
+
+
+def several(element: DataElement) -> list[str]:
+    """Values of an element as text."""
+    value = element.value
+    if value is None or (element.VR in ("OB", "OW") and not element.tag.is_private):
+        return []
+    if isinstance(value, bytes):
+        return [value.decode("latin-1").strip("\0 ")] if len(value) < 65536 else []
+    many = value if element.VM > 1 and not isinstance(value, str) else [value]
+    return [text for text in (str(one).strip("\0 ") for one in many) if text]
+
+
+def _nifti_texts(raw: bytes) -> Iterator[tuple[str, str, int]]:
+    """Header and extensions; voxels are numbers."""
+    first, second = (tuple(struct.pack(f"{order}i", size) for order in "<>") for size in (348, 540))
+    order = "<" if raw[:4] in (first[0], second[0]) else ">"
+    fields: tuple[tuple[int, int], ...]
+    if raw[:4] in second:
+        offset = int(struct.unpack_from(f"{order}q", raw, 168)[0])
+        fields = ((240, 80), (320, 24), (508, 16))  # descrip, aux_file, intent_name
+    else:
+        offset = int(struct.unpack_from(f"{order}f", raw, 108)[0])
+        fields = ((4, 10), (14, 18), (148, 80), (228, 24), (328, 16))  # data_type, db_name, then the same
+    for start, length in fields:
+        yield "NIfTI header", raw[start : start + length].split(b"\0")[0].decode("latin-1").strip(), 0
+    yield "NIfTI header or extension", _printable(raw[: max(offset, 540)]), _LEAST_RAW
+
+
+def _png_texts(raw: bytes) -> Iterator[tuple[str, str, int]]:
+    """Every chunk but those of pixels; compressed text decompressed."""
+    at = 8
+    while at + 8 <= len(raw):
+        length, kind = int.from_bytes(raw[at : at + 4], "big"), raw[at + 4 : at + 8]
+        chunk = raw[at + 8 : at + 8 + length]
+        at += length + 12
+        if kind in (b"zTXt", b"iTXt", b"tEXt", b"eXIf"):
+            name, _, rest = chunk.partition(b"\0")
+            parts = [name, *rest.split(b"\0")]
+            yield from (("PNG text", part.decode("utf-8", "replace"), 0) for part in parts)
+            for start in range(min(len(rest), 80)):
+                if rest[start : start + 1] == b"\x78":  # a zlib stream begins with it
+                    try:
+                        yield "PNG text", zlib.decompressobj().decompress(rest[start:]).decode("utf-8", "replace"), 0
+                    except zlib.error:
+                        continue
+        elif kind not in (b"IDAT", b"IHDR", b"PLTE", b"IEND"):
+            yield "PNG chunk", _printable(chunk), _LEAST_RAW
+
+
+def _pdf_texts(raw: bytes) -> Iterator[tuple[str, str, int]]:
+    """Text as it is laid out, metadata, and every stream decompressed."""
+    import pypdf
+
+    reader = pypdf.PdfReader(io.BytesIO(raw))
+    yield from (("PDF metadata", str(value), 0) for value in (reader.metadata or {}).values())
+    yield from (("PDF page", page.extract_text(), 0) for page in reader.pages)
+    for start in re.finditer(rb"stream\r?\n", raw):
+        try:
+            stream = zlib.decompressobj().decompress(raw[start.end() :])
+        except zlib.error:
+            continue
+        yield "PDF stream", _printable(stream), _LEAST_RAW
+    yield "its bytes", _printable(re.sub(rb"stream\r?\n.*?endstream", b"", raw, flags=re.DOTALL)), _LEAST_RAW
+
+
+def _json_texts(value: object) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for name, inside in value.items():
+            yield str(name)
+            yield from _json_texts(inside)
+    elif isinstance(value, list):
+        for inside in value:
+            yield from _json_texts(inside)
+
+
+def _html_texts(text: str) -> Iterator[tuple[str, str, int]]:
+    """Text without embedded pictures; those apart."""
+    for picture in re.finditer(r"data:image/png;base64,([A-Za-z0-9+/=\s]+)", text):
+        yield from _png_texts(base64.b64decode(picture[1]))
+    without = re.sub(r"data:[\w/+.-]+;base64,[A-Za-z0-9+/=\s]+", " ", text)
+    yield "HTML", html.unescape(without), 0
