@@ -65,6 +65,7 @@ class _Pages:
             "plain": plain,
             "number": ParagraphStyle("number", plain, alignment=2),
             "head": ParagraphStyle("head", plain, fontName=_BOLD, fontSize=8),
+            "number head": ParagraphStyle("number head", plain, fontName=_BOLD, fontSize=8, alignment=2),
             "name": ParagraphStyle("name", plain, textColor=_DIM),
             "caption": ParagraphStyle("caption", plain, textColor=_DIM, fontSize=8, leading=10.5, spaceBefore=4),
             "title": ParagraphStyle("title", plain, fontName=_BOLD, fontSize=17, leading=21),
@@ -140,7 +141,7 @@ class _Pages:
         """Set a table whose columns are as wide as their longest words, the widest giving way."""
         from reportlab.pdfbase.pdfmetrics import stringWidth
 
-        rows = [[self._words(head, "head") for head in table.heads]]
+        rows = [[self._words(h, "number head" if n in table.numbers else "head") for n, h in enumerate(table.heads)]]
         for cells in table.rows:
             rows.append([self._words(c, "number" if n in table.numbers else "plain") for n, c in enumerate(cells)])
         needed = [
