@@ -147,7 +147,7 @@ class Panel(QWidget):  # type: ignore[misc]
             if own["role"] == "relevance" or not self._has(own):
                 self._viewer.add_layer(Layer.create(data, options, kind))
         self._say_result(summary(explanation))
-        for warning in explanation.attribution.warnings:
+        for warning in explanation.warnings:
             show_warning(f"{explanation.attribution.provenance.method}: {warning}.")
 
     def _has(self, own: dict[str, Any]) -> bool:

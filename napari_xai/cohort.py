@@ -122,7 +122,7 @@ def explain_many(
             status="failed" if error else "done",
             error=error,
             seconds=round(time.perf_counter() - started, 3),
-            warnings=[] if found is None else list(found.attribution.warnings),
+            warnings=[] if found is None else list(found.warnings),
         )
         cohort.write()
         if finished is not None:

@@ -104,10 +104,11 @@ class Explainer:
             attribution = method(model, space.x, goal, progress=first)
             if measure:
                 attribution, measured = _measured(model, space.x, goal, attribution, second)
-        relevance = space.back(attribution.values[0], extensive=attribution.extensive, way=way_back)
+        values = attribution.values[0]
         return Explanation(
             scan=space.scan,
-            relevance=relevance,
+            relevance=space.back(values, extensive=attribution.extensive, way=way_back),
+            field_of_view=space.field_of_view(values),
             prediction=self._prediction(asked.output, space),
             attribution=attribution,
             question=asked.question.words,
@@ -214,7 +215,8 @@ class Explainer:
         labels = (members.cpu() * numbers.view(-1, 1, 1, 1)).amax(0)
         voxel = space.grid.spacing[0] * space.grid.spacing[1] * space.grid.spacing[2]
         volumes = {name(k, f"class {k}"): float(members[k].sum()) * voxel for k in range(len(members))}
-        return Prediction(volumes, space.labels(labels))
+        names = {n: name(k, f"class {k}") for k, n in enumerate(numbers.tolist()) if n or len(members) == 1}
+        return Prediction(volumes, space.labels(labels), names)
 
 
 def _measured(

@@ -1,8 +1,10 @@
 """What comes out: relevance on the scan, the prediction, and the record of how both came about."""
 
 import os
+import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -10,19 +12,26 @@ import numpy as np
 
 from methods3d import Attribution
 from methods3d.faithfulness import Curve, Faithfulness
+from napari_xai.exports import ALWAYS, EXPORTS, Results, wanted
 from napari_xai.layers import LayerData, label_layer, relevance_layers, scan_layers
-from napari_xai.scan_space import WayBack
-from xai_io import ExportError, LoadedModel, Volume, write_curves, write_json, write_montage, write_nifti
+from napari_xai.scan_space import FieldOfView, WayBack
+from xai_io import (
+    Display,
+    ExportError,
+    Identity,
+    LoadedModel,
+    Volume,
+    as_json,
+    checked,
+    display_for,
+    write_curves,
+    write_json,
+)
 
 __all__ = ["Explanation", "Prediction", "refuse_existing"]
 
-FILES = {
-    "relevance": "relevance.nii.gz",
-    "montage": "montage.png",
-    "prediction": "prediction.nii.gz",
-    "curves": "curves.png",
-    "provenance": "provenance.json",
-}
+RECORD = "provenance.json"
+LOST = 0.05  # of the relevance outside the scan, above which it is reported
 NOTICE = "Research use only; not a medical device, not for diagnosis."
 
 
@@ -34,10 +43,12 @@ class Prediction:
     ----------
     classes : class name -> probability (classifier), or its predicted volume in mm3 (segmentation).
     labels : predicted label map on the scan's own grid, or None for a classifier.
+    names : of the labels' values, background aside.
     """
 
     classes: Mapping[str, float]
     labels: Volume | None
+    names: Mapping[int, str] = field(default_factory=dict)
 
     @property
     def unit(self) -> str:
@@ -53,6 +64,7 @@ class Explanation:
     ----------
     scan : the scan as it was read.
     relevance : (c, i, j, k) float32 on exactly the scan's shape and affine; one volume per input channel.
+    field_of_view : what of the map lies outside the scan, and what of the scan the model did not see.
     prediction : what the model says.
     attribution : the map on the model's grid, its score, gap, warnings and provenance.
     question : what was asked, in words.
@@ -64,6 +76,7 @@ class Explanation:
 
     scan: Volume
     relevance: Volume
+    field_of_view: FieldOfView
     prediction: Prediction
     attribution: Attribution
     question: str
@@ -71,6 +84,15 @@ class Explanation:
     grid: Volume = field(repr=False)
     way_back: WayBack
     faithfulness: Faithfulness | None = None
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Silent failures that were caught in the map, and on its way back."""
+        lost = self.field_of_view.relevance_outside
+        if lost <= LOST:
+            return self.attribution.warnings
+        where = f"{lost:.0%} of the relevance lies outside the scan (padding, turned corners) and does not come back"
+        return (*self.attribution.warnings, where)
 
     @property
     def record(self) -> dict[str, Any]:
@@ -82,7 +104,7 @@ class Explanation:
             "score": float(found.scores[0]),
             "gap": None if found.gap is None else float(found.gap[0]),
             "absorbed": {cause: float(kept[0]) for cause, kept in found.absorbed.items()},
-            "warnings": list(found.warnings),
+            "warnings": list(self.warnings),
             "method": made.method,
             "parameters": dict(made.parameters),
             "target": made.target,
@@ -100,9 +122,11 @@ class Explanation:
                 "channels": self.scan.channels,
                 "affine_ras_mm": self.scan.affine.tolist(),
                 "modality": self.scan.modality,
+                "notes": list(self.scan.source.notes),
             },
             "model_grid": {"shape": list(self.grid.shape), "affine_ras_mm": self.grid.affine.tolist()},
             "way_back": self.way_back,
+            "field_of_view": asdict(self.field_of_view),
             "extensive": found.extensive,
             "sum_on_model_grid": float(found.values.sum()),
             "sum_on_scan": float(self.relevance.data.sum(dtype=np.float64)),
@@ -114,37 +138,75 @@ class Explanation:
             **({} if self.faithfulness is None else {"faithfulness": self.faithfulness.record}),
         }
 
-    def save(self, folder: str | os.PathLike[str], *, overwrite: bool = False) -> dict[str, Path]:
-        """Write relevance.nii.gz, montage.png and provenance.json; if there is one, prediction.nii.gz; curves.png.
+    @cached_property
+    def total(self) -> Volume:
+        """Relevance summed over the input's channels: (1, i, j, k)."""
+        found = self.relevance
+        return found if found.channels == 1 else found.with_data(found.data.sum(0, keepdims=True))
 
-        Each file is written aside and renamed; nothing that exists is touched unless `overwrite`.
+    @cached_property
+    def display(self) -> Display:
+        """How pictures show it where nothing else is said; its threshold bounds the regions."""
+        return display_for(self.scan, self.total)
+
+    def save(
+        self,
+        folder: str | os.PathLike[str],
+        exports: Sequence[str] = (),
+        *,
+        display: Display | None = None,
+        identity: Identity | None = None,
+        overwrite: bool = False,
+    ) -> dict[str, Path]:
+        """Write relevance, montage, table of regions and provenance.json; prediction and curves if there are any.
+
+        Each file is written aside and renamed, read again and searched for the source's identifiers; nothing that
+        exists is touched unless `overwrite`, and then earlier results that are not written anew are removed.
+
+        Parameters
+        ----------
+        exports : what else, by the names in `napari_xai.exports`: "html", "pdf", "zarr", "pm", "sc", "seg", "sr",
+            "source", or the groups "report" and "dicom".
+        display : how pictures show it; its threshold bounds the regions.
+        identity : whose results they are; nobody's if None.
+
+        Returns
+        -------
+        Name of the export -> path. What could not be made of this map is said in the record under "not_written".
 
         Raises
         ------
-        ExportError : a file exists already, the folder cannot be made, or the disk is full.
+        ExplainError : there is no such export.
+        ExportError : a file exists already, the folder cannot be made, the disk is full, DICOM was asked for of a
+            scan that has none, or a file would have identified the patient.
         """
         folder = Path(folder)
         if not overwrite:
             refuse_existing(folder)
-        missing = {"prediction": self.prediction.labels is None, "curves": self.faithfulness is None}
-        paths = {what: folder / name for what, name in FILES.items() if not missing.get(what)}
-        for what in FILES.keys() - paths.keys():
-            (folder / FILES[what]).unlink(missing_ok=True)  # of the earlier results that these replace
+        identity = identity or Identity()
+        names = wanted(exports, self.scan, identity)
+        results = Results(self, display or self.display, identity, self.record, folder, overwrite)
+        lacking = {name: why for name in names if (why := EXPORTS[name].missing(results))}
+        asked = {name: why for name, why in lacking.items() if name not in ALWAYS}
+        record = self.record | {"display": results.display.record} | ({"not_written": asked} if asked else {})
+        as_json(record)  # before anything is written
+        results = replace(results, record=record)
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ExportError(f"The folder {folder} cannot be made ({error.strerror}): choose another.") from error
-        write_nifti(paths["relevance"], self.relevance, overwrite=overwrite)
-        if self.prediction.labels is not None:
-            write_nifti(paths["prediction"], self.prediction.labels, overwrite=overwrite)
-        total = self.relevance.with_data(self.relevance.data.sum(0, keepdims=True))
-        write_montage(paths["montage"], self.scan, total, caption=self.caption, overwrite=overwrite)
-        if self.faithfulness is not None:
-            self._write_curves(paths["curves"], overwrite=overwrite)
-        write_json(paths["provenance"], self.record, overwrite=overwrite)  # last: it says that the rest is whole
+        paths = {}
+        for name, export in EXPORTS.items():
+            if name in names and name not in lacking:
+                paths[name] = export.to(results)
+            else:
+                _remove(folder / export.file)
+        paths["provenance"] = folder / RECORD
+        write_json(paths["provenance"], record, overwrite=overwrite)  # last: it says that the rest is whole
+        checked(paths["provenance"], self.scan, identity)
         return paths
 
-    def _write_curves(self, path: Path, *, overwrite: bool) -> None:
+    def write_curves(self, path: Path, *, overwrite: bool) -> None:
         """Deletion and insertion, beside random maps."""
         assert self.faithfulness is not None  # it was measured
         found = self.faithfulness
@@ -189,6 +251,15 @@ class Explanation:
 
 def refuse_existing(folder: str | os.PathLike[str]) -> None:
     """Raise ExportError where a folder holds earlier results."""
-    there = [name for name in FILES.values() if (Path(folder) / name).exists()]
+    names = [RECORD, *(export.file for export in EXPORTS.values())]
+    there = [name for name in names if (Path(folder) / name).exists()]
     if there:
         raise ExportError(f"{folder} holds {', '.join(there)} already: choose another folder, or overwrite.")
+
+
+def _remove(earlier: Path) -> None:
+    """Remove an earlier result that is not written anew; only reached where that was allowed, or nothing is there."""
+    if earlier.is_dir():
+        shutil.rmtree(earlier)
+    else:
+        earlier.unlink(missing_ok=True)

@@ -5,9 +5,20 @@ from ._pipeline import WindowSettings
 from .channels import name_of_channel, stack_channels
 from .curves import write_curves
 from .dicom import Choices, Series, Verdict, find_series, read_series
+from .dicom_out import (
+    Identity,
+    checked,
+    patient,
+    sources,
+    write_measurement_report,
+    write_parametric_map,
+    write_secondary_capture,
+    write_segmentation,
+    write_source,
+)
 from .display import CT_WINDOWS, Display, display_for, display_range, display_window
 from .errors import DecoderMissing, ExportError, GeometryError, ModelError, ScanError, UntrustedModel, XaiIOError
-from .export import write_json
+from .export import as_json, write_json
 from .models import LoadedModel, load_model, model_hash, needs_trust
 from .montage import write_montage
 from .nifti import write_nifti
@@ -28,6 +39,7 @@ __all__ = [
     "Display",
     "ExportError",
     "GeometryError",
+    "Identity",
     "LoadedModel",
     "ModelError",
     "Region",
@@ -40,6 +52,8 @@ __all__ = [
     "Volume",
     "WindowSettings",
     "XaiIOError",
+    "as_json",
+    "checked",
     "clusters",
     "covered",
     "display_for",
@@ -51,21 +65,28 @@ __all__ = [
     "model_hash",
     "name_of_channel",
     "needs_trust",
+    "patient",
     "read_labels",
     "read_series",
     "read_volume",
     "region_table",
     "remember",
     "sniff",
+    "sources",
     "stack_channels",
     "trusted",
     "write_curves",
     "write_json",
+    "write_measurement_report",
     "write_montage",
     "write_nifti",
     "write_omezarr",
+    "write_parametric_map",
     "write_regions",
     "write_report_html",
     "write_report_pdf",
+    "write_secondary_capture",
+    "write_segmentation",
+    "write_source",
     "written_aside",
 ]

@@ -3,6 +3,7 @@
 from .identity import Identity, user_secret
 from .leaks import checked, leaks
 from .parametric_map import write_parametric_map
+from .patient import patient
 from .secondary_capture import write_secondary_capture
 from .segmentation import write_segmentation
 from .source import sources, write_source
@@ -12,6 +13,7 @@ __all__ = [
     "Identity",
     "checked",
     "leaks",
+    "patient",
     "sources",
     "user_secret",
     "write_measurement_report",

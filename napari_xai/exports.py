@@ -1,0 +1,221 @@
+"""The formats that an explanation is written in, one row each; viewer, command line and scripts write through them."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import xai_io
+from napari_xai.errors import ExplainError
+from xai_io import Display, Identity, Region, Report, Volume
+
+if TYPE_CHECKING:
+    from napari_xai.explanation import Explanation
+
+__all__ = ["EXPORTS", "GROUPS", "Export", "Results", "wanted"]
+
+
+@dataclass(frozen=True, eq=False)
+class Results:
+    """An explanation, how it is shown, and whose it is said to be.
+
+    Attributes
+    ----------
+    display : window, colours and threshold of every picture; what passes the threshold makes the regions.
+    identity : whether the patient's identity is kept, and the key of pseudonyms.
+    record : what provenance.json says.
+    folder : where everything goes.
+    overwrite : whether files that are already there may be replaced.
+    """
+
+    explanation: "Explanation"
+    display: Display
+    identity: Identity
+    record: Mapping[str, Any]
+    folder: Path
+    overwrite: bool
+
+    @property
+    def scan(self) -> Volume:
+        """As it was read."""
+        return self.explanation.scan
+
+    @cached_property
+    def total(self) -> Volume:
+        """Relevance summed over the input's channels: (1, i, j, k)."""
+        return self.explanation.total
+
+    @cached_property
+    def clusters(self) -> tuple[Volume, tuple[Region, ...]]:
+        """What the display's threshold lets through, as labels and as a table."""
+        return xai_io.clusters(self.total, self.display.threshold)
+
+    @cached_property
+    def report(self) -> Report:
+        """What both forms of the report say."""
+        prediction = self.explanation.prediction
+        named = {} if prediction.labels is None else prediction.names
+        return Report(
+            scan=self.scan,
+            relevance=self.total,
+            record=self.record,
+            display=self.display,
+            regions=self.clusters[1],
+            labels=prediction.labels,
+            structures=() if prediction.labels is None else xai_io.region_table(self.total, prediction.labels, named),
+            patient=xai_io.patient(self.scan) if self.identity.keep else None,
+        )
+
+    @property
+    def dicom(self) -> dict[str, Any]:
+        """What every DICOM object wants to know."""
+        return {"record": self.record, "identity": self.identity, "overwrite": self.overwrite}
+
+
+@dataclass(frozen=True)
+class Export:
+    """One format.
+
+    Attributes
+    ----------
+    file : what the file or folder is called.
+    what : it is, in a few words.
+    write : writes it to a path, and returns the words that it drew into pixels.
+    missing : what the results lack for it, in a few words; "" if nothing.
+    """
+
+    file: str
+    what: str
+    write: Callable[[Results, Path], tuple[str, ...] | None]
+    missing: Callable[[Results], str] = lambda results: ""
+
+    def to(self, results: Results) -> Path:
+        """Write it into the results' folder, and search it for the source's identifiers.
+
+        Raises
+        ------
+        ExportError : it cannot be written, or would identify the patient; then nothing of it is left.
+        """
+        path = results.folder / self.file
+        drawn = self.write(results, path)
+        xai_io.checked(path, results.scan, results.identity, drawn=drawn or ())
+        return path
+
+
+def _relevance(results: Results, path: Path) -> None:
+    xai_io.write_nifti(path, results.explanation.relevance, overwrite=results.overwrite)
+
+
+def _prediction(results: Results, path: Path) -> None:
+    assert results.explanation.prediction.labels is not None  # else it is missing
+    xai_io.write_nifti(path, results.explanation.prediction.labels, overwrite=results.overwrite)
+
+
+def _montage(results: Results, path: Path) -> tuple[str, ...]:
+    caption = results.explanation.caption
+    return xai_io.write_montage(
+        path, results.scan, results.total, caption=caption, display=results.display, overwrite=results.overwrite
+    )
+
+
+def _regions(results: Results, path: Path) -> None:
+    xai_io.write_regions(path, results.clusters[1], overwrite=results.overwrite)
+
+
+def _curves(results: Results, path: Path) -> None:
+    results.explanation.write_curves(path, overwrite=results.overwrite)
+
+
+def _html(results: Results, path: Path) -> tuple[str, ...]:
+    return xai_io.write_report_html(path, results.report, overwrite=results.overwrite)
+
+
+def _pdf(results: Results, path: Path) -> tuple[str, ...]:
+    return xai_io.write_report_pdf(path, results.report, overwrite=results.overwrite)
+
+
+def _zarr(results: Results, path: Path) -> None:
+    xai_io.write_omezarr(path, results.explanation.relevance, overwrite=results.overwrite)
+
+
+def _parametric_map(results: Results, path: Path) -> None:
+    xai_io.write_parametric_map(path, results.scan, results.total, **results.dicom)
+
+
+def _secondary_capture(results: Results, path: Path) -> None:
+    xai_io.write_secondary_capture(path, results.scan, results.total, results.display, **results.dicom)
+
+
+def _segmentation(results: Results, path: Path) -> None:
+    labels, regions = results.clusters
+    xai_io.write_segmentation(path, results.scan, labels, regions, **results.dicom)
+
+
+def _measurements(results: Results, path: Path) -> None:
+    segments = path.with_name(EXPORTS["seg"].file)
+    xai_io.write_measurement_report(path, results.scan, results.clusters[1], segmentation=segments, **results.dicom)
+
+
+def _source(results: Results, path: Path) -> None:
+    xai_io.write_source(path, results.scan, results.identity, overwrite=results.overwrite)
+
+
+def _no_labels(results: Results) -> str:
+    return "the model predicts no labels" if results.explanation.prediction.labels is None else ""
+
+
+def _no_curves(results: Results) -> str:
+    return "no curves were measured" if results.explanation.faithfulness is None else ""
+
+
+def _no_regions(results: Results) -> str:
+    return "" if results.clusters[1] else "no region of the map passes the threshold"
+
+
+EXPORTS: Mapping[str, Export] = {
+    "relevance": Export("relevance.nii.gz", "relevance on the scan's grid", _relevance),
+    "prediction": Export("prediction.nii.gz", "predicted labels", _prediction, _no_labels),
+    "montage": Export("montage.png", "slices around the peak", _montage),
+    "regions": Export("regions.csv", "table of regions", _regions),
+    "curves": Export("curves.png", "deletion and insertion curves", _curves, _no_curves),
+    "html": Export("report.html", "report, one self-contained page", _html),
+    "pdf": Export("report.pdf", "report, to print", _pdf),
+    "zarr": Export("relevance.ome.zarr", "relevance as OME-Zarr", _zarr),
+    "pm": Export("parametric_map.dcm", "DICOM Parametric Map", _parametric_map),
+    "sc": Export("secondary_capture", "DICOM Secondary Capture, a colour overlay series", _secondary_capture),
+    "seg": Export("segmentation.dcm", "DICOM Segmentation of the regions", _segmentation, _no_regions),
+    "sr": Export("measurements.dcm", "DICOM SR (TID 1500) with the regions' numbers", _measurements, _no_regions),
+    "source": Export("source", "the de-identified source series", _source),
+}
+ALWAYS = ("relevance", "prediction", "montage", "regions", "curves")
+GROUPS: Mapping[str, tuple[str, ...]] = {
+    "report": ("html", "pdf"),
+    "dicom": ("pm", "sc", "seg", "sr"),
+}
+OF_DICOM = {"pm", "sc", "seg", "sr", "source"}
+
+
+def wanted(names: Iterable[str], scan: Volume | None = None, identity: Identity | None = None) -> tuple[str, ...]:
+    """The exports by these names, in the order in which they are written: those that are always, and those they need.
+
+    Parameters
+    ----------
+    names : of exports, or of groups of them.
+    scan, identity : if given, what the scan does not allow is refused.
+
+    Raises
+    ------
+    ExplainError : there is no such export.
+    ExportError : DICOM of a scan that is not on the grid of a DICOM series.
+    """
+    asked = {one for name in names for one in GROUPS.get(name, (name,))}
+    unknown = sorted(asked - EXPORTS.keys())
+    if unknown:
+        known = ", ".join([*GROUPS, *EXPORTS])
+        raise ExplainError(f"There is no export {unknown[0]!r}: choose from {known}.")
+    if "sr" in asked:
+        asked.add("seg")  # whose segments it measures
+    if scan is not None and asked & OF_DICOM:
+        xai_io.sources(scan, identity or Identity())
+    return tuple(name for name in EXPORTS if name in asked or name in ALWAYS)
