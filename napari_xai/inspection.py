@@ -7,23 +7,36 @@ import numpy as np
 import torch
 
 from methods3d import Methods3dError, TorchModel
-from xai_io import LoadedModel, Volume, load_model, read_volume
+from napari_xai.errors import ExplainError
+from napari_xai.scan_space import refuse_false_affine
+from napari_xai.unsuited import unsuited
+from xai_io import LoadedModel, Volume, load_model, model_hash, needs_trust, read_volume, trusted
 
 __all__ = ["inspected", "probe_shape"]
 
+MODELS = (".ts", ".pt", ".pth", ".pt2", ".safetensors")
 PROBE = 64  # voxels along each axis of a trial input where the model names no size
 
 
-def inspected(path: Path, *, trust: bool = False) -> dict[str, Any]:
+def inspected(path: Path, *, trust: bool = False, network: Path | None = None) -> dict[str, Any]:
     """A scan's or a model's description, JSON-ready, without anything about the patient.
+
+    Parameters
+    ----------
+    path : scan or model.
+    trust, network : as in `xai_io.load_model`. A model that needs trust and has none is described as far as its files
+        are data, with all that it needs trust for.
 
     Raises
     ------
     XaiIOError : the path is neither.
     """
-    if (path / "configs").is_dir() or path.suffix in (".ts", ".pt", ".pth"):
-        return _model(load_model(path, trust=trust))
-    return _scan(read_volume(path))
+    if network is None and not (path / "configs").is_dir() and path.suffix not in MODELS:
+        return _scan(read_volume(path))
+    needed = needs_trust(path, network=network)
+    if needed and not trust and not trusted(model_hash(path, network=network)):
+        return _untrusted(path, network, needed)
+    return _model(load_model(path, trust=trust, network=network), needed)
 
 
 def _scan(scan: Volume) -> dict[str, Any]:
@@ -44,31 +57,72 @@ def _scan(scan: Volume) -> dict[str, Any]:
     }
 
 
-def _model(loaded: LoadedModel) -> dict[str, Any]:
+def _untrusted(path: Path, network: Path | None, needed: dict[str, str]) -> dict[str, Any]:
+    return {
+        "kind": "model",
+        "name": path.name,
+        "needs trust": [f"{entry}: {what}" for entry, what in needed.items()],
+        "trust": "not given, so that nothing of it was run and no more is known: give --trust if you know its source",
+        "sha256": model_hash(path, network=network),
+    }
+
+
+def _model(loaded: LoadedModel, needed: dict[str, str]) -> dict[str, Any]:
     windows = loaded.windows
-    plan = [f"{type(t).__name__}" for t in loaded.preprocessing] or ["none: the scan's voxels go in as they are"]
+    shape = probe_shape(loaded)
     how = (
         "the whole scan at once"
         if windows is None
         else f"windows of {windows.roi_size}, overlap {windows.overlap}, {windows.mode} blending"
     )
+    names = loaded.channel_names or ("not named",)
+    channels = [f"{n}: {name}" for n, name in enumerate(names)] if len(names) > 1 else list(names)
+    remembered = "remembered" if trusted(loaded.hash) else "given for this time"
     return {
         "kind": "model",
         "name": loaded.name,
         "form": loaded.form,
         "task": loaded.task or "unknown",
+        "modality": loaded.modality or "unknown",
         "network": type(loaded.network).__name__,
         "parameters": sum(p.numel() for p in loaded.network.parameters()),
         "input channels": loaded.in_channels,
+        "channel names": channels,
+        "input shape": " x ".join(map(str, loaded.patch_shape)) if loaded.patch_shape else "not said",
         "classes": [f"{k}: {name}" for k, name in loaded.classes.items()] or ["not named"],
-        "preprocessing": plan,
+        "preprocessing": [_step(t) for t in loaded.preprocessing] or ["none: the scan's voxels go in as they are"],
         "grid": "the scan's own" if loaded.spacing is None else f"{loaded.spacing} mm",
         "runs over": how,
         "labels by": loaded.activation or "argmax" if loaded.threshold is None else f"probability > {loaded.threshold}",
-        "methods": _suited(loaded),
-        "layers": _layers(loaded),
+        "left aside": [*loaded.left_out] or ["nothing"],
+        "needs trust": [f"{entry}: {what}" for entry, what in needed.items()] or ["nothing: all of it is data"],
+        "trust": remembered if needed else "not needed",
+        "refused methods": _refused(unsuited(loaded, shape)) or ["none"],
+        "layers": _layers(loaded, shape),
         "sha256": loaded.hash,
     }
+
+
+def _step(transform: Any) -> str:
+    """A transform, whether it moves voxels, and what becomes of a map on its way back."""
+    name = type(transform).__name__
+    if not type(transform).__module__.startswith("monai.transforms."):
+        return f"{name}: the bundle's own code; the way back follows the affine that it leaves"
+    if not type(transform).__module__.startswith(("monai.transforms.spatial.", "monai.transforms.croppad.")):
+        return f"{name}: changes values, not places"
+    try:
+        refuse_false_affine(transform)
+    except ExplainError as error:
+        return f"{name}: moves voxels, and is refused: {error}"
+    return f"{name}: moves voxels; maps come back through the world by the affine that it leaves"
+
+
+def _refused(unsuited: dict[str, str]) -> list[str]:
+    """Methods with one reason on one line."""
+    by_reason: dict[str, list[str]] = {}
+    for name, why in unsuited.items():
+        by_reason.setdefault(why, []).append(name)
+    return [f"{', '.join(names)}: {why}" for why, names in by_reason.items()]
 
 
 def probe_shape(loaded: LoadedModel) -> tuple[int, ...]:
@@ -78,17 +132,10 @@ def probe_shape(loaded: LoadedModel) -> tuple[int, ...]:
     return tuple(n if n > 0 else PROBE for n in shape)
 
 
-def _suited(loaded: LoadedModel) -> str:
-    if loaded.form == "torchscript":
-        return "gradient and perturbation methods; Grad-CAM and LRP need the network itself, not TorchScript"
-    return "all"
-
-
-def _layers(loaded: LoadedModel) -> list[str]:
+def _layers(loaded: LoadedModel, shape: tuple[int, ...]) -> list[str]:
     """Names, channels and shapes of the layers that put out a volume, for one input of the usual size."""
     if loaded.form == "torchscript":
         return ["a TorchScript model does not show its layers"]
-    shape = probe_shape(loaded)
     try:
         layers = TorchModel(loaded.network).layers(torch.zeros(1, loaded.in_channels or 1, *shape))
     except Methods3dError as error:

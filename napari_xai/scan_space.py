@@ -19,7 +19,7 @@ from napari_xai.errors import ExplainError
 from napari_xai.intensity import intensity_bounds
 from xai_io import Volume, covered
 
-__all__ = ["FieldOfView", "ModelSpace", "WayBack", "check_way_back"]
+__all__ = ["FieldOfView", "ModelSpace", "WayBack", "check_way_back", "refuse_false_affine"]
 
 WayBack = Literal["interpolate", "sum-preserving"]
 
@@ -73,7 +73,7 @@ class ModelSpace:
         from monai.transforms.lazy.functional import apply_pending_transforms
 
         for transform in _flat(preprocessing):
-            _refuse_false_affine(transform)
+            refuse_false_affine(transform)
         # Copied, because a transform may work in place and the scan belongs to the caller.
         image = MetaTensor(data.clone(), affine=torch.as_tensor(scan.affine.copy()), meta={"space": "RAS"})
         item = {"image": image}
@@ -216,7 +216,7 @@ def _flat(transforms: Sequence[Any]) -> Iterator[Any]:
         yield from (transform,) if inner is None else _flat(inner)
 
 
-def _refuse_false_affine(transform: Any) -> None:
+def refuse_false_affine(transform: Any) -> None:
     """Refuse the settings with which MONAI 1.6's affine is not where the voxels lie, measured on a planted field."""
     name = type(transform).__name__
     if name == "Spacingd" and transform.spacing_transform.recompute_affine:
