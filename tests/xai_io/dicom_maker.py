@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import base64
 import struct
 from pathlib import Path
 
 import numpy as np
 import pydicom
 from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.encaps import encapsulate
 from pydicom.uid import (
+    UID,
     CTImageStorage,
     EnhancedCTImageStorage,
     EnhancedMRImageStorage,
+    ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
+    HTJ2KLossless,
+    JPEGLosslessSV1,
     MRImageStorage,
     PositronEmissionTomographyImageStorage,
     generate_uid,
@@ -21,6 +27,12 @@ from pydicom.valuerep import DSfloat
 
 _CLASSES = {"CT": CTImageStorage, "PT": PositronEmissionTomographyImageStorage}
 _FRAME_OF_REFERENCE = "1.2.826.0.1.3680043.8.498.1"
+# 12 columns x 16 rows of 100 * row + 7 * column, encoded by OpenJPH: nothing that is free encodes HTJ2K within Python
+HTJ2K = base64.b64decode(
+    "/0//UQApQAAAAAAMAAAAEAAAAAAAAAAAAAAADAAAABAAAAAAAAAAAAABDwEB/1AACAACAAAACv9SAAwAAgABAAUEBEAB/1wAEyCIkJCQkJCQkJCQ"
+    "kJCQiIiI/2QAFwABT3BlbkpQSCBWZXIgMC4yNi4zLv+QAAoAAAAAAHEAAf+TwAAmM/wFB3QAAMAAEsAAEoD2AId0ACICh3QAwAARwAATgBtzAI47"
+    "/gCDVADAABPAABUg3t2Bfst1AMCBgcAYwIy2AMAAKqAAFeAkSZLep6enQncAxkaj0Wj8/AAQ9iEB7LkA/9k="
+)
 
 
 def ds(values) -> list[DSfloat]:
@@ -72,6 +84,39 @@ def make_series(
             pydicom.dcmwrite(folder / f"{series[-4:]}-{names[k]:03d}{suffix}", image, enforce_file_format=True)
             made.append(image)
     return made
+
+
+def reencode(folder: Path, syntax: UID) -> None:
+    """Encode the files of a folder otherwise; HTJ2K puts the one picture there that we have."""
+    import gdcm
+
+    for file in folder.iterdir():
+        image = pydicom.dcmread(file)
+        if syntax == JPEGLosslessSV1:
+            reader, change, writer = gdcm.ImageReader(), gdcm.ImageChangeTransferSyntax(), gdcm.ImageWriter()
+            reader.SetFileName(str(file))
+            assert reader.Read()
+            change.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.JPEGLosslessProcess14_1))
+            change.SetInput(reader.GetImage())
+            assert change.Change()
+            writer.SetFileName(str(file))
+            writer.SetFile(reader.GetFile())
+            writer.SetImage(change.GetOutput())
+            assert writer.Write()
+        elif syntax == HTJ2KLossless:
+            image.file_meta.TransferSyntaxUID = syntax
+            image.PixelData = encapsulate([HTJ2K])
+            image["PixelData"].VR = "OB"
+            image.save_as(file)
+        elif syntax.is_encapsulated:
+            image.compress(syntax)
+            image.save_as(file)
+        else:
+            if syntax == ExplicitVRBigEndian:
+                image.PixelData = np.frombuffer(image.PixelData, "<u2").astype(">u2").tobytes()
+            image.file_meta.TransferSyntaxUID = syntax
+            pydicom.dcmwrite(file, image, implicit_vr=syntax.is_implicit_VR, little_endian=syntax.is_little_endian)
+        assert pydicom.dcmread(file).file_meta.TransferSyntaxUID == syntax
 
 
 def make_4d(folder: Path, volumes, affine: np.ndarray, name, *, series: str = "1.2.3.4444", **keywords) -> None:
@@ -163,9 +208,7 @@ def make_mosaic(file: Path, stored: np.ndarray, affine: np.ndarray, *, upward=Tr
             block = image.private_block(0x29, "SIEMENS CSA HEADER", create=True)
             block.add_new(0x10, "OB", _csa(slices, normal if upward else -normal))
 
-    make_series(
-        file.parent, mosaic.T[:, :, None], np.diag([-1.0, -1, 1, 1]) @ flat, series="1.2.3.5555", edit=edit
-    )
+    make_series(file.parent, mosaic.T[:, :, None], np.diag([-1.0, -1, 1, 1]) @ flat, series="1.2.3.5555", edit=edit)
     written = next(path for path in file.parent.iterdir() if path.name.startswith("5555-"))
     written.rename(file)
 

@@ -1,14 +1,11 @@
 """What DICOM files may hold: encodings, rescale, padding, frames, mosaics, several volumes in one series."""
 
-import base64
 from itertools import permutations
 
-import gdcm
 import numpy as np
 import pydicom
 import pytest
-from dicom_maker import make_4d, make_mosaic, make_multiframe, make_series
-from pydicom.encaps import encapsulate
+from dicom_maker import make_4d, make_mosaic, make_multiframe, make_series, reencode
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
@@ -26,42 +23,6 @@ from xai_io.dicom import Choices, find_series, read_series
 RNG = np.random.default_rng(1)
 AXIAL = np.diag([-0.7, -0.8, 2.5, 1.0])
 AXIAL[:3, 3] = (80, -33.3, 12)
-# 12 columns x 16 rows of 100 * row + 7 * column, encoded by OpenJPH: nothing that is free encodes HTJ2K within Python
-HTJ2K = base64.b64decode(
-    "/0//UQApQAAAAAAMAAAAEAAAAAAAAAAAAAAADAAAABAAAAAAAAAAAAABDwEB/1AACAACAAAACv9SAAwAAgABAAUEBEAB/1wAEyCIkJCQkJCQkJCQ"
-    "kJCQiIiI/2QAFwABT3BlbkpQSCBWZXIgMC4yNi4zLv+QAAoAAAAAAHEAAf+TwAAmM/wFB3QAAMAAEsAAEoD2AId0ACICh3QAwAARwAATgBtzAI47"
-    "/gCDVADAABPAABUg3t2Bfst1AMCBgcAYwIy2AMAAKqAAFeAkSZLep6enQncAxkaj0Wj8/AAQ9iEB7LkA/9k="
-)
-
-
-def reencode(folder, syntax):
-    for file in folder.iterdir():
-        image = pydicom.dcmread(file)
-        if syntax == JPEGLosslessSV1:
-            reader, change, writer = gdcm.ImageReader(), gdcm.ImageChangeTransferSyntax(), gdcm.ImageWriter()
-            reader.SetFileName(str(file))
-            assert reader.Read()
-            change.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.JPEGLosslessProcess14_1))
-            change.SetInput(reader.GetImage())
-            assert change.Change()
-            writer.SetFileName(str(file))
-            writer.SetFile(reader.GetFile())
-            writer.SetImage(change.GetOutput())
-            assert writer.Write()
-        elif syntax == HTJ2KLossless:
-            image.file_meta.TransferSyntaxUID = syntax
-            image.PixelData = encapsulate([HTJ2K])
-            image["PixelData"].VR = "OB"
-            image.save_as(file)
-        elif syntax.is_encapsulated:
-            image.compress(syntax)
-            image.save_as(file)
-        else:
-            if syntax == ExplicitVRBigEndian:
-                image.PixelData = np.frombuffer(image.PixelData, "<u2").astype(">u2").tobytes()
-            image.file_meta.TransferSyntaxUID = syntax
-            pydicom.dcmwrite(file, image, implicit_vr=syntax.is_implicit_VR, little_endian=syntax.is_little_endian)
-        assert pydicom.dcmread(file).file_meta.TransferSyntaxUID == syntax
 
 
 @pytest.mark.parametrize("bits", [12, 16, -12, -16])

@@ -144,7 +144,7 @@ def frames_of(file: File) -> list[Frame]:
         from .multiframe import multiframes
 
         return list(multiframes(parsed(file), plane(file, header)))
-    if "MOSAIC" in _words(header, "ImageType"):
+    if "MOSAIC" in words(header, "ImageType"):
         from .mosaic import tiles
 
         return list(tiles(parsed(file), plane(file, header)))
@@ -175,7 +175,7 @@ def plane(file: File, header: Dataset) -> Frame:
         description=str(header.get("SeriesDescription", "") or ""),
         series_number=_whole(header, "SeriesNumber"),
         instance_number=_whole(header, "InstanceNumber"),
-        image_type=(*_words(header, "ImageType"), *_words(header, "ComplexImageComponent")),
+        image_type=(*words(header, "ImageType"), *words(header, "ComplexImageComponent")),
         shape=(int(header.Columns), int(header.Rows)),
         position=numbers(header, "ImagePositionPatient", 3),
         orientation=numbers(header, "ImageOrientationPatient", 6),
@@ -244,7 +244,8 @@ def _is_enhanced(header: Dataset) -> bool:
     return name.startswith(("Enhanced", "Legacy Converted Enhanced", "Parametric Map", "Segmentation"))
 
 
-def _words(header: Dataset, keyword: str) -> tuple[str, ...]:
+def words(header: Dataset, keyword: str) -> tuple[str, ...]:
+    """Every word of a value, of which pydicom gives a single one bare."""
     value = header.get(keyword)
     if not value:
         return ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
@@ -19,11 +20,20 @@ if TYPE_CHECKING:
     from pydicom.uid import UID
 
 #: Of several decoders the one that is right in most cases; the others serve where it cannot.
-_PREFERRED = {"1.2.840.10008.1.2.4.80": "pyjpegls", "1.2.840.10008.1.2.4.81": "pyjpegls"}
+_PREFERRED = {"1.2.840.10008.1.2.4.80": "gdcm", "1.2.840.10008.1.2.4.81": "gdcm"}
 _PREFERRED |= {f"1.2.840.10008.1.2.4.{n}": "pylibjpeg" for n in (90, 91, 201, 202, 203)}
 _LARGE = 64 << 20  # bytes that compressed pixels may promise, and
 _SHRUNK = 1000  # how many times the file's own size they may, where that is more
-_TAGS = ("Rows", "Columns", "BitsAllocated", "BitsStored", "PixelRepresentation", "ModalityLUTSequence")
+_START_OF_FRAME = (0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF, 0xF7)
+_TAGS = (
+    "NumberOfFrames",
+    "Rows",
+    "Columns",
+    "BitsAllocated",
+    "BitsStored",
+    "PixelRepresentation",
+    "ModalityLUTSequence",
+)
 
 
 def decode(
@@ -72,13 +82,15 @@ def _decoded(file: File, numbers: Sequence[int]) -> Iterator[tuple[npt.NDArray[A
             header = header_of(stream, _TAGS)
             syntax = _syntax(header)
             plugin = _decoder(syntax, file)
-            _check_size(stream, header, syntax, max(numbers))
+            indices = [max(number, 1) - 1 for number in numbers]
+            if syntax.is_encapsulated:
+                _check_codestreams(stream, header, indices)
+            _check_size(stream, header, syntax, max(indices) + 1)
             stream.seek(0)
             options: dict[str, Any] = {"transfer_syntax_uid": syntax}
             source: BinaryIO | Dataset = stream
             if syntax.is_deflated:  # not to be read in pieces
                 source, options = pydicom.dcmread(stream), {}
-            indices = [max(number, 1) - 1 for number in numbers]
             for image in iter_pixels(source, indices=indices, raw=True, decoding_plugin=plugin, **options):
                 if image.shape != (header.Rows, header.Columns):
                     raise ValueError("its pixels are not as many as its header says")
@@ -129,9 +141,44 @@ def _check_size(stream: BinaryIO, header: Dataset, syntax: UID, frames: int) -> 
     """Refuse a header that promises more pixels than its file can hold, before memory is taken for them."""
     held = stream.seek(0, os.SEEK_END)
     frame = int(header.Rows) * int(header.Columns) * int(header.get("BitsAllocated") or 8) // 8
-    promised = frame * max(frames, 1)
+    promised = frame * frames
     if promised > (max(_LARGE, _SHRUNK * held) if syntax.is_encapsulated or syntax.is_deflated else held):
         raise ValueError(f"{held} bytes where its header promises {promised}")
+
+
+def _check_codestreams(stream: BinaryIO, header: Dataset, indices: Sequence[int]) -> None:
+    """Refuse compressed frames of another size than the header's: decoders go by their own, however large it is.
+
+    `stream` is where reading the header stopped: at the pixel data element, whose head takes 12 bytes.
+    """
+    from pydicom.encaps import get_frame
+
+    start = stream.tell() + 12
+    count = int(header.get("NumberOfFrames") or 1)
+    for index in indices:
+        stream.seek(start)
+        size = codestream_size(get_frame(stream, index, number_of_frames=count))
+        if size not in (None, (header.Columns, header.Rows)):
+            raise ValueError("its compressed pixels have another size than its header says")
+
+
+def codestream_size(frame: bytes) -> tuple[int, int] | None:
+    """Columns and rows that a JPEG, JPEG-LS or JPEG 2000 codestream declares; None of another, or where it does not.
+
+    (ITU-T T.81 B.2.2, T.87 C.2.2, T.800 A.5.1)
+    """
+    siz = frame.find(b"\xff\x4f\xff\x51", 0, 4096)  # at the start, unless it is wrapped as a file
+    if siz >= 0:
+        width, height, left, top = struct.unpack_from(">4I", frame, siz + 8)
+        return width - left, height - top
+    at = 2
+    while frame[:2] == b"\xff\xd8" and at + 9 <= len(frame):
+        marker, length = frame[at : at + 2], int.from_bytes(frame[at + 2 : at + 4])
+        if marker[1] in _START_OF_FRAME:
+            height, width = struct.unpack_from(">2H", frame, at + 5)
+            return width, height
+        at += 2 + max(length, 2)
+    return None
 
 
 def _tile(stored: npt.NDArray[Any], frame: Frame) -> npt.NDArray[Any]:
@@ -157,5 +204,5 @@ def _rescaled(plane: npt.NDArray[Any], frame: Frame, header: Dataset) -> npt.NDA
 
 
 def _short(error: Exception) -> str:
-    """The first line of an error from inside a decoder, which speaks of bytes and sizes."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200].rstrip(".")
+    """The last line of an error from inside a decoder, which speaks of bytes and sizes."""
+    return (str(error).strip() or type(error).__name__).splitlines()[-1].strip()[:200].rstrip(".")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ScanError
 from .files import parsed, quiet
-from .frame import Frame
+from .frame import Frame, words
 from .series import Series
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def _of(header: Dataset, series: Series, volumes: Sequence[Sequence[Frame]]) -> 
 
 def _per_activity(header: Dataset, series: Series, volumes: Sequence[Sequence[Frame]]) -> float:
     """Body weight in g over the dose in Bq that is left at the time that the values are corrected to."""
-    corrected = {str(word) for word in header.get("CorrectedImage") or ()}
+    corrected = words(header, "CorrectedImage")
     if "ATTN" not in corrected:
         raise _unsure(series, "values that are not corrected for attenuation")
     tracer = (header.get("RadiopharmaceuticalInformationSequence") or [None])[0]
