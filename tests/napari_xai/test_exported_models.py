@@ -34,7 +34,7 @@ def target(name):
 def test_every_family_gives_the_same_map(nets, name, way):
     torch.manual_seed(1)
     x, asked = torch.rand(1, 1, 16, 16, 16), target(name)
-    settings = {"size": 8.0} if way == "occlusion" else {}
+    settings = {"size": 8.0, "unit": "voxel"} if way == "occlusion" else {}
     live, exported = (method(way)(**settings)(TorchModel(net), x, asked) for net in nets[name])
     size = live.values.abs().max()
     assert size > 0 and (live.values - exported.values).abs().max() <= 1e-5 * size
@@ -66,8 +66,8 @@ def test_batches_of_what_takes_one_sample_run_one_by_one_and_it_is_said(nets):
     assert any(said in warning for warning in model.warnings)
     asked = target("segments")
     for way in ("saliency", "lrp"):
-        found = method(way)(TorchModel(exported), batch, asked)
-        assert torch.allclose(found.values, method(way)(TorchModel(live), batch, asked).values, atol=1e-6)
+        found = method(way)()(TorchModel(exported), batch, asked)
+        assert torch.allclose(found.values, method(way)()(TorchModel(live), batch, asked).values, atol=1e-6)
         assert any(said in warning for warning in found.warnings)
     scan = torch.rand(1, 1, 24, 16, 16)
     windows = [WindowedModel(TorchModel(net), 16, sw_batch_size=4, overlap=0.5) for net in (live, exported)]

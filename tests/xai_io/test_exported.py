@@ -154,6 +154,9 @@ def attacks(mark):
     def target(words):
         return edited_json(model, lambda m: m["graph_module"]["graph"]["nodes"][0].update(target=words))
 
+    def replaced(record):
+        return lambda name, content: pickle.dumps(Evil(mark)) if name == record else content or {}
+
     def pickled(m):
         next(iter(m["config"].values())).update(use_pickle=True)
 
@@ -178,14 +181,8 @@ def attacks(mark):
     yield "library", target("torch.ops.prims.device_put.default")
     yield "higher order", target("torch.ops.higher_order.cond")
     yield "weights", edited_json(weights, pickled)
-    yield (
-        "weights file",
-        lambda name, content: pickle.dumps(Evil(mark)) if name == "data/weights/weight_0" else (content or {}),
-    )
-    yield (
-        "sample inputs",
-        lambda name, content: pickle.dumps(Evil(mark)) if name == "data/sample_inputs/model.pt" else (content or {}),
-    )
+    yield "weights file", replaced("data/weights/weight_0")
+    yield "sample inputs", replaced("data/sample_inputs/model.pt")
     yield "guards", edited_json(model, lambda m: m.update(guards_code=[code]))
     yield "sizes", edited_json(model, sized)
     yield "names", edited_json(model, named)
