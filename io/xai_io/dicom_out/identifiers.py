@@ -5,10 +5,11 @@ Looked for, in the words of a text (letters and digits; case, accents and what s
 - each part of a person's name of three letters or more, and the whole name, glued together too;
 - identifiers (of patient, study, order, institution, station, device, ...): whole values of four characters or more,
   five if they are digits alone; shorter ones only where a value of the output is that and nothing else;
-- descriptions, comments and private values: whole values of eight characters or more of two words or with a digit;
+- descriptions, comments and private values, which many scans share: whole values of eight characters or more, and of
+  four words or with a number of four digits; names and identifiers in them are looked for by themselves;
 - dates in the usual notations, but for today's, on which anything may be written;
 - UIDs that are not the standard's;
-- the source's path, and the names of its files and folders that are more than a plain lower-case word.
+- the source's path and the user's home, and names of files and folders that are more than a plain lower-case word.
 
 Words that our own outputs consist of ("white", "mark", "max") are no leak when they are one part of a name; the whole
 name still is.
@@ -16,14 +17,18 @@ name still is.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import functools
 import re
 import unicodedata
+import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..errors import ExportError
 from ..volume import Source
 from .deidentified import CODES, DUMMY_DATE, words_of
 from .texts import TEXT_VR, elements, several
@@ -50,6 +55,7 @@ _OURS = words_of("""
     from full gain gap gray green grey grid ground hall hand head health heart high hill home house image images input
     key king label lake last layer left less level light lime limit line list liver long love low lung main map mark
     mask max mean mesh min mode model moon mount name network new nice nifti none north not note null nurse only
+    hospital clinic university radiology radiological department medical imaging institute unknown
     open order output page park part path patient peak phantom pixel place plane point pool post power prediction
     price prime question random range ray record red region relevance research reset results rich right rise river
     rock root rose row sagittal sample scale scan scans score seed series set shade shape share sharp short shot show
@@ -72,14 +78,14 @@ class Identifiers:
         What only counts where a value is that and nothing else.
     uids
         UIDs of the source.
-    paths
-        Paths of the source as text.
+    pieces
+        What is looked for as it is, whatever is around it: paths, and names in scripts without case or spaces.
     """
 
     words: Mapping[tuple[str, ...], str]
     whole: Mapping[str, str]
     uids: frozenset[str]
-    paths: frozenset[str]
+    pieces: Mapping[str, str]
 
     @functools.cached_property
     def by_first(self) -> dict[str, list[tuple[tuple[str, ...], str]]]:
@@ -91,8 +97,9 @@ class Identifiers:
 
     def within(self, text: str, least: int = 0) -> set[str]:
         """What a text holds of them; only what has at least so many characters."""
-        found = {"the source's path" for path in self.paths if path in text}
-        tokens = _TOKEN.findall(_plain(text))
+        plain = _plain(text)
+        found = {kind for piece, kind in self.pieces.items() if piece in text or piece in plain}
+        tokens = _TOKEN.findall(plain)
         for n, token in enumerate(tokens):
             for words, kind in self.by_first.get(token, ()):
                 if tuple(tokens[n : n + len(words)]) == words and sum(map(len, words)) >= least:
@@ -129,8 +136,9 @@ def identifiers(source: Source) -> Identifiers:
                 if (element.keyword, value) not in seen and len(value) <= 1024:
                     seen.add((element.keyword, value))
                     _remember(element, value, words, whole)
-    paths = {str(path) for path in (source.path, *source.files) if path is not None and len(path.parts) > 2}
-    paths |= {str(path.parent) for path in source.files if path is not None and len(path.parts) > 3}
+    pieces = dict.fromkeys(_paths(source), "the source's path")
+    pieces |= {term[0]: kind for term, kind in words.items() if len(term[0]) > 1 and term[0].upper() == term[0].lower()
+               and not term[0].isascii()}  # fmt: skip
     for part in _names(source):
         _put(words, part, "a name of the source's files or folders")
     standard = ("1.2.840.10008.", "1.2.826.0.1.3680043.8.498.1 ", "1.2.826.0.1.3680043.9.7433.1.1 ")
@@ -138,17 +146,48 @@ def identifiers(source: Source) -> Identifiers:
         words={term: kind for term, kind in words.items() if not (len(term) == 1 and term[0] in _OURS)},
         whole=whole,
         uids=frozenset(uid for uid in uids if uid and not f"{uid} ".startswith(standard)),
-        paths=frozenset(paths),
+        pieces=pieces,
     )
 
 
 def _source_headers(source: Source) -> Iterator[Dataset]:
-    if source.format == "dicom":
-        from .source import read_header
+    """Headers of all files that a scan lies on, or where it lies on none (resampled, from an archive) of one of its series.
 
-        for path in dict.fromkeys(source.files):
-            if path is not None:
-                yield read_header(path)
+    Raises
+    ------
+    ExportError
+        If they can no longer be read.
+    """
+    from .source import read_header
+
+    files = [path for path in dict.fromkeys(source.files) if path is not None]
+    yield from map(read_header, files)
+    if source.format == "dicom" and not files and source.path is not None:
+        found = next(
+            (one for one in _headers_at(source.path) if one.get("SeriesInstanceUID") == source.series_uid), None
+        )
+        if found is None:
+            raise ExportError(
+                f"{source.path}, from which the scan was read, no longer holds its series, so results cannot be searched "
+                "for what identifies the patient; put it back where it was."
+            )
+        yield found
+
+
+def _headers_at(path: Path) -> Iterator[Dataset]:
+    """Headers of the DICOM files in a folder or zip, or beside a file."""
+    import pydicom
+
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            for name in archive.namelist():
+                with archive.open(name) as file, contextlib.suppress(pydicom.errors.InvalidDicomError):
+                    yield pydicom.dcmread(file, stop_before_pixels=True)
+    else:
+        for file in (path if path.is_dir() else path.parent).rglob("*"):
+            if file.is_file():
+                with contextlib.suppress(pydicom.errors.InvalidDicomError):
+                    yield pydicom.dcmread(file, stop_before_pixels=True)
 
 
 def _remember(element: DataElement, value: str, words: dict[tuple[str, ...], str], whole: dict[str, str]) -> None:
@@ -163,8 +202,8 @@ def _remember(element: DataElement, value: str, words: dict[tuple[str, ...], str
         plain = _plain(value).strip()
         tokens = _TOKEN.findall(plain)
         length = sum(map(len, tokens))
-        if element.tag.is_private or _NARRATIVE.search(element.keyword):
-            if length >= 8 and (len(tokens) > 1 or any(map(str.isdigit, plain))):
+        if element.tag.is_private or (_NARRATIVE.search(element.keyword) and not element.keyword.endswith("ID")):
+            if length >= 8 and (len(tokens) > 3 or re.search(r"\d{4}", plain)):
                 _put(words, value, kind)
         elif length >= (5 if all(map(str.isdigit, tokens)) else 4) and not (len(tokens) == 1 and plain in _OURS):
             _put(words, value, kind)
@@ -204,6 +243,13 @@ def _dates(value: str) -> list[str]:
     year, month, date = day[:4], day[4:6], day[6:]
     orders = ((year, month, date), (date, month, year), (month, date, year))
     return [day, *(mark.join(order) for order in orders for mark in ("-", "."))]
+
+
+def _paths(source: Source) -> set[str]:
+    """Paths of a source and of the user's home, but for those that everybody has."""
+    found = {path for path in (source.path, *source.files) if path is not None}
+    found |= {path.absolute() for path in found} | {path.parent for path in found} | {Path.home()}
+    return {str(path) for path in found if len(path.parts) > 2}
 
 
 def _names(source: Source) -> set[str]:

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import base64
 import gzip
-import html
 import io
 import json
 import re
 import struct
 import zlib
 from collections.abc import Iterator, Mapping
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,8 +25,8 @@ from .deidentified import CODES, words_of
 if TYPE_CHECKING:
     from pydicom import DataElement, Dataset
 
-_PRINTABLE = re.compile(rb"[\x20-\x7e\x80-\xff]{6,}")
-_LEAST_RAW = 6  # characters of what is looked for among arbitrary bytes, where short words come up by chance
+_PRINTABLE = re.compile(rb"[\x20-\x7e\x80-\xff]{5,}")
+_LEAST_RAW = 5  # characters of what is looked for among arbitrary bytes, where short words come up by chance
 TEXT_VR = words_of("AE LO LT PN SH ST UC UR UT")
 _NUMERIC_VR = words_of("AT CS DS FD FL IS OD OF OL OV OW SL SS SV UL US UV")
 
@@ -115,7 +115,7 @@ def _nifti_texts(raw: bytes) -> Iterator[tuple[str, str, int]]:
         fields = ((4, 10), (14, 18), (148, 80), (228, 24), (328, 16))  # data_type, db_name, then the same
     for start, length in fields:
         yield "NIfTI header", raw[start : start + length].split(b"\0")[0].decode("latin-1").strip(), 0
-    yield "NIfTI header or extension", _printable(raw[: max(offset, 540)]), _LEAST_RAW
+    yield "NIfTI header or extension", _printable(raw[: max(offset, 540)]), 1
 
 
 def _png_texts(raw: bytes) -> Iterator[tuple[str, str, int]]:
@@ -167,9 +167,38 @@ def _json_texts(value: object) -> Iterator[str]:
             yield from _json_texts(inside)
 
 
+class _Page(HTMLParser):
+    """Collects what a page says."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.said: list[str] = []
+        self._styled = False
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Keep the values of attributes."""
+        self._styled = tag == "style"
+        self.said += [value for name, value in attrs if value and name not in ("style", "class")]
+
+    def handle_data(self, data: str) -> None:
+        """Keep text that is no style sheet."""
+        if not self._styled:
+            self.said.append(data)
+
+    def handle_endtag(self, tag: str) -> None:
+        """End a style sheet."""
+        self._styled = False
+
+    def handle_comment(self, data: str) -> None:
+        """Keep a comment."""
+        self.said.append(data)
+
+
 def _html_texts(text: str) -> Iterator[tuple[str, str, int]]:
-    """Text without embedded pictures; those apart."""
+    """Text, comments and attributes but for style, each by itself; embedded pictures apart."""
     for picture in re.finditer(r"data:image/png;base64,([A-Za-z0-9+/=\s]+)", text):
         yield from _png_texts(base64.b64decode(picture[1]))
-    without = re.sub(r"data:[\w/+.-]+;base64,[A-Za-z0-9+/=\s]+", " ", text)
-    yield "HTML", html.unescape(without), 0
+    found = _Page()
+    found.feed(re.sub(r"data:[\w/+.-]+;base64,[A-Za-z0-9+/=\s]+", " ", text))
+    found.close()
+    yield from (("HTML", said, 0) for said in found.said)

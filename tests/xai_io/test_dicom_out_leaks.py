@@ -1,0 +1,273 @@
+"""The last look finds what identifies a patient in every format, and nothing else."""
+
+import base64
+import dataclasses
+import gzip
+import html
+import io
+import json
+import zipfile
+import zlib
+
+import nibabel as nib
+import numpy as np
+import pydicom
+import pytest
+from dicom_maker import make_series
+from identified import identified
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image, PngImagePlugin
+from pydicom.dataset import Dataset
+
+from xai_io import ExportError, read_volume, write_json, write_montage, write_nifti
+from xai_io.dicom_out import Identity, checked, leaks
+from xai_io.regions import clusters, write_regions
+
+KEY = Identity(secret=b"a key of tests, 0123456789")
+AFFINE = np.array([[-0.8, 0, 0, 10], [0, -0.9, 0, 20.5], [0, 0, 2.5, -30], [0, 0, 0, 1.0]])
+STORED = np.random.default_rng(0).integers(0, 2000, (9, 8, 5)).astype(np.uint16)
+FOLDER = "Mueller_CT_2201"
+
+
+@pytest.fixture(scope="module")
+def scan(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("in") / FOLDER
+    make_series(folder, STORED, AFFINE, modality="CT", edit=identified)
+    return read_volume(folder)
+
+
+def as_json(path, text):
+    path.with_suffix(".json").write_text(json.dumps({"record": [{"note": f"of {text} today"}]}))
+
+
+def as_html(path, text):
+    path.with_suffix(".html").write_text(f"<html><p>It is of {html.escape(text)}, it seems</p></html>", "utf-8")
+
+
+def as_csv(path, text):
+    path.with_suffix(".csv").write_text(f"number,name\n1,{text}\n", "utf-8")
+
+
+def as_png(path, text):
+    info = PngImagePlugin.PngInfo()
+    info.add_itxt("Comment", f"of {text}", zip=True)
+    Image.new("L", (4, 4)).save(path.with_suffix(".png"), pnginfo=info)
+
+
+def as_picture_in_html(path, text):
+    info = PngImagePlugin.PngInfo()
+    info.add_itxt("Comment", f"of {text}")
+    stream = io.BytesIO()
+    Image.new("L", (4, 4)).save(stream, format="png", pnginfo=info)
+    inside = base64.b64encode(stream.getvalue()).decode()
+    path.with_suffix(".html").write_text(f'<img src="data:image/png;base64,{inside}">')
+
+
+def as_nifti_extension(path, text):
+    image = nib.Nifti1Image(np.zeros((3, 3, 3), np.float32), np.eye(4))
+    image.header.extensions.append(nib.nifti1.Nifti1Extension("comment", f"of {text}".encode()))
+    nib.save(image, path.with_suffix(".nii.gz"))
+
+
+def as_nifti_header(path, text):
+    image = nib.Nifti1Image(np.zeros((3, 3, 3), np.float32), np.eye(4))
+    image.header["descrip"] = text.encode()[:79]
+    nib.save(image, path.with_suffix(".nii.gz"))
+
+
+def as_pdf(path, text):
+    figure = Figure()
+    FigureCanvasAgg(figure)
+    figure.text(0.1, 0.5, f"it is of {text} as is seen", parse_math=False)
+    figure.savefig(path.with_suffix(".pdf"), format="pdf")
+
+
+def as_pdf_title(path, text):
+    figure = Figure()
+    FigureCanvasAgg(figure)
+    figure.savefig(path.with_suffix(".pdf"), format="pdf", metadata={"Title": text})
+
+
+def as_zarr(path, text):
+    (path / "0").mkdir(parents=True)
+    (path / "zarr.json").write_text(json.dumps({"attributes": {"ome": {"name": text}}}))
+
+
+def as_name(path, text):
+    (path.parent / f"relevance of {text.replace('/', '-')}.bin").write_bytes(b"")
+
+
+def as_dicom(path, text, put="SeriesDescription"):
+    image = Dataset()
+    image.file_meta = pydicom.dataset.FileMetaDataset()
+    image.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    image.SOPClassUID, image.SOPInstanceUID = "1.2.840.10008.5.1.4.1.1.7", "1.9"
+    image.SpecificCharacterSet = "ISO_IR 192"
+    setattr(image, put, f"of {text}"[:64])
+    pydicom.dcmwrite(path.with_suffix(".dcm"), image, enforce_file_format=True)
+
+
+def as_nested_dicom(path, text):
+    inner = Dataset()
+    inner.private_block(0x11, "SOMEBODY", create=True).add_new(1, "UN", f"of {text}".encode())
+    outer = Dataset()
+    outer.RequestAttributesSequence = [inner]
+    outer.file_meta = pydicom.dataset.FileMetaDataset()
+    outer.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    outer.SOPClassUID, outer.SOPInstanceUID = "1.2.840.10008.5.1.4.1.1.7", "1.9"
+    pydicom.dcmwrite(path.with_suffix(".dcm"), outer, enforce_file_format=True)
+
+
+def as_bytes(path, text):
+    path.with_suffix(".blob").write_bytes(bytes(100) + text.encode() + bytes(100))
+
+
+WRITERS = [value for name, value in list(globals().items()) if name.startswith("as_")]
+PLANTED = {
+    "PatientName": ["Erika", "MULLER, LUDENSCHEID", "Müller", "Cäcilia", "erika müller"],
+    "PatientID": ["PID-778812", "pid_778812"],
+    "PatientBirthDate": ["19510304", "1951-03-04", "04.03.1951"],
+    "Date": ["20260114", "14.01.2026"],
+    "AccessionNumber": ["ACC4711"],
+    "ReferringPhysicianName": ["Holmes"],
+    "InstitutionName": ["Klinikum Musterstadt"],
+    "StationName": ["CTAWP1234"],
+    "DeviceSerialNumber": ["SN-55512"],
+    "RequestedProcedure|ScheduledProcedure": ["SPS-55221"],
+    "private": ["Erika privat-4242"],
+    "UID": ["1.2.276.0.7230010.3.1.2.4242"],
+    "files or folders": [FOLDER],
+}
+
+
+@pytest.mark.parametrize("write", WRITERS, ids=lambda writer: writer.__name__[3:])
+def test_what_identifies_is_found_wherever_it_stands(tmp_path, scan, write):
+    for kind, texts in PLANTED.items():
+        for text in texts:
+            folder = tmp_path / "out"
+            folder.mkdir()
+            write(folder / "file", text)
+            found = leaks(folder, scan)
+            assert any(part in one for one in found for part in kind.split("|")), (text, found)
+            assert not any(text in one for one in found)
+            for path in sorted(folder.rglob("*"), reverse=True):
+                path.rmdir() if path.is_dir() else path.unlink()
+            folder.rmdir()
+
+
+def test_the_source_path_and_drawn_text_are_searched(tmp_path, scan):
+    as_json(tmp_path / "x", str(scan.source.files[0]))
+    assert any("path" in one for one in leaks(tmp_path / "x.json", scan))
+    (tmp_path / "clean.json").write_text("{}")
+    assert leaks(tmp_path / "clean.json", scan) == ()
+    assert leaks(tmp_path / "clean.json", scan, drawn=["slice 3", "ERIKA M."]) == (
+        "PatientName in text drawn on the picture",
+    )
+
+
+def test_scans_that_lie_on_no_file_are_searched_for_all_the_same(tmp_path, scan):
+    as_json(tmp_path / "x", "Erika")
+    assert leaks(tmp_path / "x.json", scan.reoriented("RAS")) == ("PatientName in JSON",)
+    archive = tmp_path / "all.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("readme.txt", "of others")
+        for path in scan.source.files:
+            file.write(path, f"a/{path.name}")
+    zipped = read_volume(archive)
+    assert leaks(tmp_path / "x.json", zipped) == ("PatientName in JSON",)
+    archive.unlink()
+    (tmp_path / "other").mkdir()
+    moved = dataclasses.replace(zipped, source=dataclasses.replace(zipped.source, path=tmp_path / "other"))
+    with pytest.raises(ExportError, match="no longer holds its series"):
+        leaks(tmp_path / "x.json", moved)
+
+
+def test_checked_removes_what_leaks_and_names_no_value(tmp_path, scan):
+    as_json(tmp_path / "x", "Erika")
+    checked(tmp_path / "x.json", scan, Identity(keep=True, secret=KEY.secret))
+    with pytest.raises(ExportError, match=r"x\.json .*PatientName in JSON") as caught:
+        checked(tmp_path / "x.json", scan, KEY)
+    assert "Erika" not in str(caught.value) and not (tmp_path / "x.json").exists()
+
+
+def test_our_own_outputs_are_no_leaks(tmp_path, scan):
+    relevance = scan.with_data(np.random.default_rng(1).normal(size=(1, *scan.shape)).astype(np.float32))
+    labels, regions = clusters(relevance, 1.5)
+    write_nifti(tmp_path / "relevance.nii.gz", relevance)
+    write_nifti(tmp_path / "labels.nii.gz", labels)
+    write_montage(tmp_path / "montage.png", scan, relevance, caption={"method": "GradCAM", "question": "liver?"})
+    write_regions(tmp_path / "regions.csv", regions)
+    write_json(tmp_path / "record.json", {"method": "GradCAM", "affine": scan.affine.tolist(), "seconds": 1.25})
+    as_pdf(tmp_path / "report", "relevance for class liver")
+    assert leaks(tmp_path, scan) == ()
+
+
+@pytest.mark.parametrize(
+    "name", ["White^Max", "Page^Mark", "Target^Ray", "Li^Bo", "Peak^Mean^Min", "Anonymous", "Test^Patient"]
+)
+def test_names_that_are_ordinary_words_raise_no_alarm_and_are_found_together(tmp_path, name):
+    def edit(k, image):
+        identified(k, image)
+        image.PatientName, image.PatientID, image.StudyID, image.AccessionNumber = name, "1", "2", "12"
+
+    make_series(tmp_path / "in", STORED, AFFINE, modality="CT", edit=edit)
+    scan = read_volume(tmp_path / "in")
+    (tmp_path / "out").mkdir()
+    relevance = scan.with_data(np.random.default_rng(1).normal(size=(1, *scan.shape)).astype(np.float32))
+    write_montage(tmp_path / "out" / "montage.png", scan, relevance, caption={"method": "max min 1 12"})
+    write_json(
+        tmp_path / "out" / "a.json", {"min": 1, "max": 12, "page": "white", "target": "mean 2", "of": ["1", "2"]}
+    )
+    (tmp_path / "out" / "a.html").write_text(
+        "<p style='color: white; max-width: 12px'>Page 1: peak, mean. Test bold Li.</p>"
+    )
+    assert leaks(tmp_path / "out", scan) == ()
+    if "^" in name:
+        for text in (
+            name.replace("^", " "),
+            ", ".join(name.split("^")),
+            "_".join(name.split("^")[::-1]),
+            name.replace("^", ""),
+        ):
+            as_json(tmp_path / "x", text)
+            assert leaks(tmp_path / "x.json", scan), text
+
+
+def test_names_in_scripts_without_spaces_are_found_inside_text(tmp_path):
+    def edit(k, image):
+        identified(k, image)
+        image.SpecificCharacterSet = "ISO_IR 192"
+        image.PatientName = "Yamada^Tarou=山田^太郎=やまだ^たろう"
+
+    make_series(tmp_path / "in", STORED, AFFINE, modality="CT", edit=edit)
+    scan = read_volume(tmp_path / "in")
+    for text in ("この患者は山田さんです", "太郎", "tarou", "やまだ"):
+        for write in (as_json, as_dicom, as_bytes if len(text.encode()) > 5 else as_json):
+            write(tmp_path / "x", text)
+            found = [leaks(path, scan) for path in tmp_path.glob("x.*")]
+            assert any("PatientName" in one for all_ in found for one in all_), (text, write)
+            for path in tmp_path.glob("x.*"):
+                path.unlink()
+
+
+def test_numbers_are_no_identifiers(tmp_path, scan):
+    numbers = np.random.default_rng(2).normal(size=20_000).astype(np.float32)
+    write_json(tmp_path / "a.json", {"values": [float(x) for x in numbers[:2000]], "n": 778812})
+    (tmp_path / "b.bin").write_bytes(numbers.tobytes())
+    (tmp_path / "c.bin").write_bytes(zlib.compress(numbers.tobytes()))
+    (tmp_path / "d.nii.gz").write_bytes(gzip.compress(bytes(352) + b"Erika" * 100))  # voxels, not text
+    assert not [one for one in leaks(tmp_path, scan) if "NIfTI" not in one]
+
+
+def test_comments_inside_compressed_pixels_are_found(tmp_path, scan):
+    image = Dataset()
+    image.file_meta = pydicom.dataset.FileMetaDataset()
+    image.file_meta.TransferSyntaxUID = pydicom.uid.JPEGBaseline8Bit
+    image.SOPClassUID, image.SOPInstanceUID = "1.2.840.10008.5.1.4.1.1.7", "1.9"
+    stream = io.BytesIO()
+    Image.new("L", (8, 8)).save(stream, format="jpeg", comment=b"of Klinikum Musterstadt")
+    image.PixelData = pydicom.encaps.encapsulate([stream.getvalue()])
+    image["PixelData"].VR = "OB"
+    pydicom.dcmwrite(tmp_path / "x.dcm", image, enforce_file_format=True)
+    assert "InstitutionName in its bytes" in leaks(tmp_path / "x.dcm", scan)
