@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +13,14 @@ import numpy as np
 from ..errors import GeometryError, ScanError
 from .files import File, dicom_files, is_dicom, is_dicomdir, is_zip, quiet
 from .frame import Frame, frames_of
-from .geometry import Array, Kind, Stack, Verdict, axes, slots_of, stacked
+from .geometry import Array, Kind, Stack, Verdict, axes, stacked
+from .sorting import at_same_places, grouped, places_of, told_apart
 
 Progress = Callable[[int, int], None]
 
 _VOLUMES: tuple[Kind, ...] = ("regular", "gap", "duplicate", "tilt", "varying spacing")
 _SAME = 1e-3  # of direction cosines, and mm of pixel spacing
-_SAME_PLACE_MM = 0.06
 _FEW = 3  # planes of one orientation that stand as a series of their own
-_TIMES = ("trigger time", "frame reference time", "acquisition time")
 
 
 @dataclass(frozen=True)
@@ -156,10 +153,10 @@ def _damaged(path: Path, broken: Sequence[File]) -> Series:
 
 def _series(frames: Sequence[Frame], path: Path) -> Iterator[Series]:
     """Every series, and every stack that stands by itself in one."""
-    by_uid = _grouped(frames, lambda frame: (frame.series_number, frame.study_uid, frame.series_uid))
+    by_uid = grouped(frames, lambda frame: (frame.series_number, frame.study_uid, frame.series_uid))
     for _, members in sorted(by_uid.items()):
         scattered: list[Frame] = []
-        for together in _grouped(members, _kind).values():
+        for together in grouped(members, _kind).values():
             if together[0].trouble or not _placed(together[0]):
                 yield _made(path, [together], _without_place(together))
                 continue
@@ -247,8 +244,8 @@ def _volumes(path: Path, frames: Sequence[Frame]) -> Iterator[Series]:
         yield _made(path, [frames], Verdict("no geometry", f"{len(frames)} images with an {error}"))
         return
     normal = np.cross(row, column)
-    slots = _slots(frames, normal)
-    for together in _at_same_places(_told_apart(frames, slots), slots):
+    slots = places_of(frames, normal)
+    for together in at_same_places(told_apart(frames, slots), slots):
         positions = np.array([frame.position for _, part in together[:1] for frame in part])
         parts = [part for _, part in together]
         if _is_localiser(parts[0][0]):
@@ -268,96 +265,6 @@ def _volumes(path: Path, frames: Sequence[Frame]) -> Iterator[Series]:
                 for n, label in enumerate(labels)
             ]
             yield _made(path, parts, stack.verdict, stack, names if len(parts) > 1 else [])
-
-
-def _slots(frames: Sequence[Frame], normal: Array) -> dict[int, int]:
-    """The place of each plane along the normal, by identity."""
-    height = np.array([frame.position for frame in frames]) @ normal
-    order = np.argsort(height, kind="stable")
-    return {id(frames[n]): int(slot) for n, slot in zip(order, slots_of(height[order]), strict=True)}
-
-
-Label = tuple[tuple[str, Any], ...]
-
-
-def _told_apart(frames: Sequence[Frame], slots: dict[int, int]) -> dict[Label, list[Frame]]:
-    """Planes that share a place, told apart by as few of their headers' values as it takes."""
-    groups: dict[Label, list[Frame]] = {(): list(frames)}
-    crowd = max(Counter(slots[id(frame)] for frame in frames).values())
-    names = dict.fromkeys(name for frame in frames for name in frame.apart)
-    for name in ("image type", *names):
-        finer = {
-            (*label, (name, value)): members
-            for label, group in groups.items()
-            for value, members in _grouped(group, lambda frame, name=name: _value(frame, name)).items()  # type: ignore[misc]
-        }
-        fewer = _too_many(finer.values(), slots) < _too_many(groups.values(), slots)
-        if len(finer) > len(groups) and ((fewer and len(finer) <= crowd) or _interleave(finer, slots, name)):
-            groups = finer
-    for name in _TIMES:
-        if _too_many(groups.values(), slots):
-            groups = {
-                (*label, *extra): members
-                for label, group in groups.items()
-                for extra, members in _ranked(group, slots, name).items()
-            }
-    return groups
-
-
-def _value(frame: Frame, name: str) -> Any:
-    return frame.image_type if name == "image type" else frame.apart.get(name)
-
-
-def _too_many(groups: Iterable[Sequence[Frame]], slots: dict[int, int]) -> int:
-    """How many planes lie at a place that another of their group has taken."""
-    return sum(len(group) - len({slots[id(frame)] for frame in group}) for group in groups)
-
-
-def _interleave(groups: dict[Label, list[Frame]], slots: dict[int, int], name: str) -> bool:
-    """Whether stacks that a value tells apart lie in one another's gaps, though no place is taken twice.
-
-    Neither the time, which every slice may have of its own, nor stacks that follow one another, make two volumes.
-    """
-    if name in _TIMES:
-        return False
-    ends = sorted((min(at), max(at)) for at in ([slots[id(frame)] for frame in group] for group in groups.values()))
-    alone = any(len(group) < _FEW for group in groups.values())
-    return not alone and any(low <= top for (_, top), (low, _) in pairwise(ends))
-
-
-def _ranked(group: list[Frame], slots: dict[int, int], name: str) -> dict[Label, list[Frame]]:
-    """Planes by the order of their times at each place, where each place has as many, all at different times."""
-    places = _grouped(group, lambda frame: slots[id(frame)])
-    times = [[frame.apart.get(name) for frame in members] for members in places.values()]
-    count = len(times[0])
-    if count < 2 or any(None in moments or len(moments) != count or len(set(moments)) != count for moments in times):
-        return {(): group}
-    ranks = [sorted(members, key=lambda frame: frame.apart[name]) for members in places.values()]
-    return {(("time point", rank + 1),): [members[rank] for members in ranks] for rank in range(count)}
-
-
-def _at_same_places(groups: dict[Label, list[Frame]], slots: dict[int, int]) -> list[list[tuple[Label, list[Frame]]]]:
-    """Volumes of one image type whose planes lie at the same places, which are one 4D series."""
-    together: dict[Hashable, list[tuple[Label, list[Frame]]]] = defaultdict(list)
-    for label, group in sorted(groups.items(), key=lambda item: [_sortable(value) for _, value in item[0]]):
-        members = sorted(group, key=lambda frame: (slots[id(frame)], frame.instance_number, str(frame.file)))
-        places = tuple(slots[id(frame)] for frame in members)
-        others = together[places, dict(label).get("image type")]
-        if others and not _close(others[0][1], members):
-            together[places, dict(label).get("image type"), len(together)].append((label, members))
-        else:
-            others.append((label, members))
-    return list(together.values())
-
-
-def _close(these: Sequence[Frame], those: Sequence[Frame]) -> bool:
-    first, second = (np.array([frame.position for frame in frames]) for frames in (these, those))
-    return bool(np.abs(first - second).max() < _SAME_PLACE_MM)
-
-
-def _sortable(value: Any) -> tuple[bool, str, Any]:
-    """Nothing first, then numbers and words in their own order."""
-    return value is not None, type(value).__name__, value
 
 
 def _word(value: Any) -> str:
@@ -395,11 +302,3 @@ def _made(
         stacks=tuple(map(tuple, parts)),
         path=path,
     )
-
-
-def _grouped(frames: Iterable[Frame], key: Callable[[Frame], Any]) -> dict[Any, list[Frame]]:
-    """Frames by a value of theirs, in the order in which these are met."""
-    groups: dict[Any, list[Frame]] = defaultdict(list)
-    for frame in frames:
-        groups[key(frame)].append(frame)
-    return dict(groups)
