@@ -151,7 +151,7 @@ def identifiers(source: Source) -> Identifiers:
 
 
 def _source_headers(source: Source) -> Iterator[Dataset]:
-    """Headers of all files that a scan lies on, or where it lies on none (resampled, from an archive) of one of its series.
+    """Headers of all files that a scan lies on; of one of its series where it lies on none (resampled, archived).
 
     Raises
     ------
@@ -168,8 +168,8 @@ def _source_headers(source: Source) -> Iterator[Dataset]:
         )
         if found is None:
             raise ExportError(
-                f"{source.path}, from which the scan was read, no longer holds its series, so results cannot be searched "
-                "for what identifies the patient; put it back where it was."
+                f"{source.path}, from which the scan was read, no longer holds its series, so results cannot be "
+                "searched for what identifies the patient; put it back where it was."
             )
         yield found
 
@@ -184,10 +184,10 @@ def _headers_at(path: Path) -> Iterator[Dataset]:
                 with archive.open(name) as file, contextlib.suppress(pydicom.errors.InvalidDicomError):
                     yield pydicom.dcmread(file, stop_before_pixels=True)
     else:
-        for file in (path if path.is_dir() else path.parent).rglob("*"):
-            if file.is_file():
+        for beside in (path if path.is_dir() else path.parent).rglob("*"):
+            if beside.is_file():
                 with contextlib.suppress(pydicom.errors.InvalidDicomError):
-                    yield pydicom.dcmread(file, stop_before_pixels=True)
+                    yield pydicom.dcmread(beside, stop_before_pixels=True)
 
 
 def _remember(element: DataElement, value: str, words: dict[tuple[str, ...], str], whole: dict[str, str]) -> None:
