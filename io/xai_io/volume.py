@@ -214,7 +214,13 @@ class Volume:
         Returns
         -------
         Volume
-            (C, *other.shape), float32, or with ``"nearest"`` of the type it was.
+            (C, *other.shape), float32, or with ``"nearest"`` of the type it was. Where the voxel centres of both grids
+            coincide (turned, cropped, padded), values are only moved, exactly.
+
+        Raises
+        ------
+        GeometryError
+            If `mode` is anything else.
         """
         from .resample import resampled_to
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from xai_io import Volume, covered
+from xai_io import GeometryError, Volume, covered
 
 RNG = np.random.default_rng(0)
 
@@ -72,6 +72,11 @@ def test_between_grids_that_coincide_values_are_only_moved(mode):
     inside = covered(scan, cropped)
     assert inside.sum() == np.prod(cropped.shape)
     assert np.array_equal(home, np.where(inside, scan.data, 0))
+
+
+def test_a_mode_that_is_none_is_refused():
+    with pytest.raises(GeometryError, match="sum-preserving"):
+        COARSE.resampled_to(FINE, "cubic")
 
 
 def test_big_and_odd_labels_keep_every_bit():
