@@ -1,6 +1,7 @@
 """The one function that most scripts need."""
 
 import os
+from collections.abc import Mapping
 from typing import Any, Literal, TypedDict, Unpack, overload
 
 import torch
@@ -8,8 +9,9 @@ import torch
 from methods3d import Method, Progress, Target, silent
 from napari_xai.cohort import Cohort, explain_many
 from napari_xai.errors import ExplainError
-from napari_xai.explainer import Explainer, ModelLike, ScanLike
+from napari_xai.explainer import Explainer, ModelLike
 from napari_xai.explanation import Explanation
+from napari_xai.reading import Reading, ScanLike, VolumeLike
 from napari_xai.scan_space import WayBack
 from xai_io import Volume, WindowSettings
 
@@ -24,7 +26,7 @@ class Settings(TypedDict, total=False):
     method: str | Method
     target: int | str | Target | None
     against: int | str | None
-    region: ScanLike | None
+    region: VolumeLike | None
     device: str
     windows: WindowSettings | Literal["model"] | None
     output: Any
@@ -33,7 +35,9 @@ class Settings(TypedDict, total=False):
     measure: bool
     checkpoint: str | os.PathLike[str] | None
     way_back: WayBack
-    trust: bool
+    reading: Reading
+    network: str | os.PathLike[str] | None
+    trust: bool | Literal["remember"]
     progress: Progress
     folder: str | os.PathLike[str] | None
 
@@ -49,7 +53,7 @@ def explain(
     method: str | Method = "lrp",
     target: int | str | Target | None = None,
     against: int | str | None = None,
-    region: ScanLike | None = None,
+    region: VolumeLike | None = None,
     device: str = "auto",
     windows: WindowSettings | Literal["model"] | None = "model",
     output: Any = None,
@@ -58,7 +62,9 @@ def explain(
     measure: bool = False,
     checkpoint: str | os.PathLike[str] | None = None,
     way_back: WayBack = "interpolate",
-    trust: bool = False,
+    reading: Reading = Reading(),  # noqa: B008
+    network: str | os.PathLike[str] | None = None,
+    trust: bool | Literal["remember"] = False,
     progress: Progress = silent,
     folder: str | os.PathLike[str] | None = None,
 ) -> Explanation | Cohort:
@@ -66,9 +72,10 @@ def explain(
 
     Parameters
     ----------
-    scan : a NIfTI file, a folder with one DICOM series, or a Volume; or a list of these, which are then
-        explained one after the other into `folder`.
-    model : a MONAI bundle, a TorchScript file, a LoadedModel, or a network (which is not changed).
+    scan : a file or folder that `xai_io.read_volume` reads, or a Volume; for models of several input channels also a
+        folder with a scan for each, or channel name -> scan; or a list of these, which are then explained one after
+        the other into `folder`.
+    model : what `xai_io.load_model` loads, a LoadedModel, or a network (which is not changed).
     method : a name from `methods3d.methods()`, or a method with its settings.
     target : class by index or name, or any Target; None asks for what the model predicts.
     against : the class to compare with ("why X rather than Y"); None is the runner-up. Classifiers only.
@@ -83,7 +90,9 @@ def explain(
     checkpoint : file that an interrupted run of a perturbation method leaves behind, and is taken up again from. For
         one scan.
     way_back : "interpolate", or "sum-preserving" (the transpose of interpolation).
-    trust : run the code that a bundle brings.
+    reading : what the scan may leave open: which series, what to do about gaps, tilts, other grids.
+    network : file with the `network_def` of plain weights.
+    trust : run the code that a bundle brings; "remember" to do so from now on.
     progress : hears of work done; may raise methods3d.Cancelled.
     folder : for many scans: where their results and the manifest go; a run that was interrupted goes on there.
 
@@ -96,9 +105,17 @@ def explain(
     XaiIOError, Methods3dError, ExplainError : in one sentence, what was given, what is allowed, what to do.
     """
     explainer = Explainer.of(
-        model, device=device, windows=windows, output=output, autocast=autocast, memory=memory, trust=trust
+        model,
+        device=device,
+        windows=windows,
+        output=output,
+        autocast=autocast,
+        memory=memory,
+        reading=reading,
+        network=network,
+        trust=trust,
     )
-    if isinstance(scan, str | os.PathLike | Volume):
+    if isinstance(scan, str | os.PathLike | Volume | Mapping):
         return explainer.explain(
             scan,
             method=method,

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,12 @@ from methods3d import method as method_named
 from methods3d.method import recorded
 from methods3d.references import resolved
 from napari_xai.errors import USER_ERRORS, ExplainError
-from napari_xai.explainer import Explainer, ScanLike
+from napari_xai.explainer import Explainer
 from napari_xai.explanation import Explanation
+from napari_xai.exports import wanted
+from napari_xai.reading import ScanLike
 from napari_xai.scan_space import WayBack
-from xai_io import Volume, XaiIOError, read_volume, write_json
+from xai_io import Display, Identity, Volume, XaiIOError, read_volume, write_json
 
 __all__ = ["Cohort", "ScanRow", "explain_many"]
 
@@ -72,6 +74,9 @@ def explain_many(
     target: int | str | Target | None = None,
     against: int | str | None = None,
     way_back: WayBack = "interpolate",
+    exports: Sequence[str] = (),
+    display: Callable[[Explanation], Display] | None = None,
+    identity: Identity | None = None,
     overwrite: bool = False,
     progress: Progress = silent,
     finished: Callable[[int, ScanRow, Explanation | None], None] | None = None,
@@ -79,7 +84,8 @@ def explain_many(
     """Explain scans one after the other, each into its own folder; a scan that fails does not stop the rest.
 
     Started again with the same settings, it goes on where it was interrupted: scans that are done are left
-    alone, failed ones are tried again. `finished` hears of every scan.
+    alone, failed ones are tried again. `finished` hears of every scan. `exports`, `display` (made from what was found)
+    and `identity` are as in `Explanation.save`.
 
     Raises
     ------
@@ -90,7 +96,7 @@ def explain_many(
     """
     method = method_named(method)() if isinstance(method, str) else method
     folder = Path(folder)
-    settings = _settings(explainer, method, target, against, way_back)
+    settings = _settings(explainer, method, target, against, way_back, exports)
     resuming = (folder / MANIFEST).exists()  # then what lies in the cases' folders is this run's own
     done = {} if overwrite else _done(folder, settings)
     folder.mkdir(parents=True, exist_ok=True)
@@ -106,10 +112,18 @@ def explain_many(
             continue
         started, found, error = time.perf_counter(), None, ""
         try:
+            volume = explainer.read(scan)
+            wanted(exports, volume, identity)  # what cannot be written is refused before the work
             found = explainer.explain(
-                scan, method=method, target=target, against=against, way_back=way_back, progress=progress
+                volume, method=method, target=target, against=against, way_back=way_back, progress=progress
             )
-            found.save(folder / rows[n].case, overwrite=overwrite or resuming)
+            found.save(
+                folder / rows[n].case,
+                exports,
+                display=None if display is None else display(found),
+                identity=identity,
+                overwrite=overwrite or resuming,
+            )
         except Cancelled:  # the whole run is meant, not this scan
             raise
         except USER_ERRORS as failure:
@@ -131,7 +145,12 @@ def explain_many(
 
 
 def _settings(
-    explainer: Explainer, method: Method, target: int | str | Target | None, against: int | str | None, way_back: str
+    explainer: Explainer,
+    method: Method,
+    target: int | str | Target | None,
+    against: int | str | None,
+    way_back: str,
+    exports: Sequence[str],
 ) -> dict[str, Any]:
     """What has to be the same for a run to go on."""
     settings: dict[str, Any] = {
@@ -142,7 +161,9 @@ def _settings(
         "against": against,
         "running": TorchModel(explainer.network, output=explainer.output, autocast=explainer.autocast).settings
         | {"windows": None if explainer.windows is None else asdict(explainer.windows)},
+        "reading": asdict(explainer.reading),
         "way_back": way_back,
+        "exports": list(exports),
     }
     as_read: dict[str, Any] = json.loads(json.dumps(settings, default=repr))  # what the manifest will say
     return as_read
@@ -177,7 +198,9 @@ def _done(folder: Path, settings: dict[str, Any]) -> dict[tuple[str, str], ScanR
 
 
 def _key(scan: ScanLike) -> str:
-    if isinstance(scan, Volume):
+    if isinstance(scan, Mapping):
+        content = "".join(name + _key(one) for name, one in scan.items()).encode()
+    elif isinstance(scan, Volume):
         content = scan.affine.tobytes() + scan.data.tobytes()
     else:
         content = str(Path(scan).resolve()).encode()
@@ -186,6 +209,10 @@ def _key(scan: ScanLike) -> str:
 
 def _nameless(message: str, scan: ScanLike) -> str:
     """The message without the scan's path: folders and files are named after patients."""
+    if isinstance(scan, Mapping):
+        for one in scan.values():
+            message = _nameless(message, one)
+        return message
     if isinstance(scan, Volume):
         return message
     path = Path(scan)

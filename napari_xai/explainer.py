@@ -3,7 +3,7 @@
 import copy
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -32,13 +32,13 @@ from methods3d.references import resolved
 from napari_xai.errors import ExplainError
 from napari_xai.explanation import Explanation, Prediction
 from napari_xai.question import Answerable, Question, predicted_labels, probabilities
+from napari_xai.reading import Reading, ScanLike, VolumeLike
 from napari_xai.resuming import check_folder, resumable
 from napari_xai.scan_space import ModelSpace, WayBack
-from xai_io import LoadedModel, Volume, WindowSettings, XaiIOError, load_model, read_labels, read_volume
+from xai_io import LoadedModel, Volume, WindowSettings, XaiIOError, load_model, read_labels
 
-__all__ = ["Asked", "Explainer", "ModelLike", "ScanLike"]
+__all__ = ["Asked", "Explainer", "ModelLike"]
 
-ScanLike = str | os.PathLike[str] | Volume
 ModelLike = str | os.PathLike[str] | LoadedModel | nn.Module
 
 
@@ -52,6 +52,7 @@ class Explainer:
     output: Any = None
     autocast: torch.dtype | None = None
     memory: int | str | None = None
+    reading: Reading = Reading()  # noqa: RUF009 - frozen
 
     @classmethod
     def of(
@@ -63,18 +64,21 @@ class Explainer:
         output: Any = None,
         autocast: torch.dtype | None = None,
         memory: int | str | None = None,
-        trust: bool = False,
+        reading: Reading = Reading(),  # noqa: B008
+        network: str | os.PathLike[str] | None = None,
+        trust: bool | Literal["remember"] = False,
     ) -> "Explainer":
         """Load a model and bring it to its device; parameters as in `napari_xai.explain`."""
         if isinstance(model, nn.Module):
             loaded = LoadedModel(network=model, name=type(model).__name__, hash=_hash(model), form="module")
         else:
-            loaded = model if isinstance(model, LoadedModel) else load_model(model, trust=trust)
+            loaded = model if isinstance(model, LoadedModel) else load_model(model, trust, network=network)
         chosen = _device(device)
         present = next((p.device for p in loaded.network.parameters()), chosen)
         # A copy where it has to move: the caller's network stays where it is.
-        network = loaded.network if present == chosen else copy.deepcopy(loaded.network).to(chosen)
-        return cls(loaded, network, loaded.windows if windows == "model" else windows, output, autocast, memory)
+        placed = loaded.network if present == chosen else copy.deepcopy(loaded.network).to(chosen)
+        sliding = loaded.windows if windows == "model" else windows
+        return cls(loaded, placed, sliding, output, autocast, memory, reading)
 
     def explain(
         self,
@@ -83,7 +87,7 @@ class Explainer:
         method: str | Method = "lrp",
         target: int | str | Target | None = None,
         against: int | str | None = None,
-        region: ScanLike | None = None,
+        region: VolumeLike | None = None,
         way_back: WayBack = "interpolate",
         measure: bool = False,
         checkpoint: str | os.PathLike[str] | None = None,
@@ -124,7 +128,7 @@ class Explainer:
         *,
         target: int | str | Target | None = None,
         against: int | str | None = None,
-        region: ScanLike | None = None,
+        region: VolumeLike | None = None,
         progress: Progress = silent,
     ) -> "Asked":
         """Run the model on one scan and bind the question on what it predicts; parameters as in `explain`."""
@@ -135,7 +139,7 @@ class Explainer:
         space: ModelSpace,
         target: int | str | Target | None,
         against: int | str | None,
-        region: ScanLike | None,
+        region: VolumeLike | None,
         progress: Progress,
     ) -> "Asked":
         mask = None if region is None else _on_grid_of(space.scan, region, "region")
@@ -151,17 +155,9 @@ class Explainer:
             ).on(output)
         return Asked(space, model, output, question)
 
-    def read(self, scan: ScanLike) -> Volume:
+    def read(self, scan: ScanLike, progress: Callable[[int, int], None] | None = None) -> Volume:
         """The scan as a Volume, checked against what the model takes."""
-        volume = scan if isinstance(scan, Volume) else read_volume(scan)
-        wanted = self.loaded.in_channels
-        if wanted is not None and volume.channels != wanted:
-            names = f" ({', '.join(self.loaded.channel_names)})" if self.loaded.channel_names else ""
-            raise ExplainError(
-                f"The scan has {volume.channels} channel(s), but the model takes {wanted}{names}: "
-                "give a scan with these channels."
-            )
-        return volume
+        return self.reading(scan, self.loaded, progress)
 
     def space(self, scan: ScanLike) -> ModelSpace:
         """The scan as the model sees it."""
@@ -238,7 +234,7 @@ class Asked(NamedTuple):
     question: Answerable
 
 
-def _on_grid_of(scan: Volume, given: ScanLike, what: str) -> Volume:
+def _on_grid_of(scan: Volume, given: VolumeLike, what: str) -> Volume:
     """A mask or label map on the scan's own grid."""
     found = given if isinstance(given, Volume) else read_labels(given)
     if found.shape != scan.shape:

@@ -1,16 +1,29 @@
 """What a scan or a model is, and what will be done with it, before anything is done."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
 from methods3d import Methods3dError, TorchModel
 from napari_xai.errors import ExplainError
+from napari_xai.reading import Reading
 from napari_xai.scan_space import refuse_false_affine
 from napari_xai.unsuited import unsuited
-from xai_io import LoadedModel, Volume, load_model, model_hash, needs_trust, read_volume, trusted
+from xai_io import (
+    LoadedModel,
+    ScanError,
+    Series,
+    Volume,
+    find_series,
+    load_model,
+    model_hash,
+    needs_trust,
+    read_volume,
+    trusted,
+)
 
 __all__ = ["inspected", "probe_shape"]
 
@@ -18,12 +31,23 @@ MODELS = (".ts", ".pt", ".pth", ".pt2", ".safetensors")
 PROBE = 64  # voxels along each axis of a trial input where the model names no size
 
 
-def inspected(path: Path, *, trust: bool = False, network: Path | None = None) -> dict[str, Any]:
-    """A scan's or a model's description, JSON-ready, without anything about the patient.
+def inspected(
+    path: Path,
+    *,
+    reading: Reading = Reading(),  # noqa: B008
+    trust: bool | Literal["remember"] = False,
+    network: Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """A scan's or a model's description, JSON-ready; of the patient nothing but what a site writes as description.
+
+    DICOM that is not one regular series is listed, series by series, with the verdict on its geometry; a series that
+    `reading` chooses is described.
 
     Parameters
     ----------
     path : scan or model.
+    reading : which series, and the answers to what it leaves open.
     trust, network : as in `xai_io.load_model`. A model that needs trust and has none is described as far as its files
         are data, with all that it needs trust for.
 
@@ -32,11 +56,40 @@ def inspected(path: Path, *, trust: bool = False, network: Path | None = None) -
     XaiIOError : the path is neither.
     """
     if network is None and not (path / "configs").is_dir() and path.suffix not in MODELS:
-        return _scan(read_volume(path))
+        found = _dicom(path, progress)
+        if found and reading == Reading() and not (len(found) == 1 and found[0].verdict.kind == "regular"):
+            return _listing(found)
+        return _scan(read_volume(path, series=reading.series, choices=reading.choices, progress=progress))
     needed = needs_trust(path, network=network)
     if needed and not trust and not trusted(model_hash(path, network=network)):
         return _untrusted(path, network, needed)
     return _model(load_model(path, trust=trust, network=network), needed)
+
+
+def _dicom(path: Path, progress: Callable[[int, int], None] | None) -> tuple[Series, ...]:
+    try:
+        return find_series(path, progress=progress)
+    except ScanError:  # another format, or nothing: the reader says which
+        return ()
+
+
+def _listing(found: tuple[Series, ...]) -> dict[str, Any]:
+    return {
+        "kind": "series",
+        "series": [
+            {
+                "number": number,
+                "modality": one.modality or "unknown",
+                "description": one.description,
+                "images": one.images,
+                "voxels": None if one.shape is None else list(one.shape),
+                "voxel size in mm": None if one.spacing is None else [round(mm, 4) for mm in one.spacing],
+                "volumes": [*one.frames],
+                "geometry": one.verdict.sentence,
+            }
+            for number, one in enumerate(found, 1)
+        ],
+    }
 
 
 def _scan(scan: Volume) -> dict[str, Any]:
@@ -54,6 +107,7 @@ def _scan(scan: Volume) -> dict[str, Any]:
         "values": [low, high],
         "unit of the values": scan.units or "unknown",
         "type": str(scan.data.dtype),
+        "notes": [*scan.source.notes] or ["none"],
     }
 
 

@@ -22,7 +22,8 @@ def leak_report(
     rules: str = "gamma",
     bias: Literal["spread", "absorb"] = "spread",
     target: str | None = None,
-    trust: bool = False,
+    trust: bool | Literal["remember"] = False,
+    network: Path | None = None,
 ) -> dict[str, Any]:
     """The account of LRP on a model, JSON-ready: score, relevance, and every site of the network.
 
@@ -36,7 +37,7 @@ def leak_report(
     UnsupportedModelError : TorchScript, which does not show its functions.
     """
     propagation = Propagation(composite(rules), bias)
-    explainer = Explainer.of(path, trust=trust)
+    explainer = Explainer.of(path, trust=trust, network=network)
     if target is not None and scan is None:
         raise ExplainError("A class can be asked about on a scan only: give --scan as well, or leave --target out.")
     if scan is not None:

@@ -1,5 +1,6 @@
 """Explain scans: one into a folder, many into a folder each."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -9,6 +10,7 @@ import click
 from rich.table import Table
 
 from napari_xai.cli.console import OUT, bar, plain, print_json
+from napari_xai.cli.options import channels_of, display_of, model_options, reading_of, reading_options, trust_of
 
 __all__ = ["explain"]
 
@@ -32,10 +34,18 @@ class MethodCommand(click.Command):
 
 
 @click.command(cls=MethodCommand)
-@click.argument("scans", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("scans", nargs=-1, type=click.Path(path_type=Path))
 @click.option(
-    "--model", required=True, type=click.Path(path_type=Path), help="MONAI bundle folder or TorchScript file."
+    "--model",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="MONAI bundle folder, TorchScript, .pt2, or weights with --network.",
 )
+@click.option(
+    "--channel", "channels", multiple=True, help="NAME=PATH: instead of SCANS, one scan for each input channel."
+)
+@click.option("--resample", is_flag=True, help="Bring the channels' scans to the grid of the first.")
+@reading_options
 @click.option("--method", "-m", "_name", default="lrp", show_default=True, help="See `napari-xai methods`.")
 @click.option("--target", help="Class to explain, by name or number; default: what the model predicts.")
 @click.option("--against", help="Rather than which class; default: the runner-up. Classifiers only.")
@@ -65,12 +75,21 @@ class MethodCommand(click.Command):
 @click.option(
     "--way-back", type=click.Choice(["interpolate", "sum-preserving"]), default="interpolate", show_default=True
 )
-@click.option("--trust", is_flag=True, help="Run the code that the bundle brings.")
+@click.option(
+    "--export",
+    "exports",
+    multiple=True,
+    help="What else to write: report (html, pdf), dicom (pm, sc, seg, sr), zarr, source; once for each.",
+)
+@click.option("--display", help="How pictures show it: a CT window (lung, bone ...), or a preset's JSON file.")
+@click.option("--with-source", is_flag=True, help="Write the de-identified DICOM series, too: results refer to it.")
+@click.option("--keep-identity", is_flag=True, help="File DICOM results and reports into the patient's own study.")
+@model_options
 @click.option("--overwrite", is_flag=True, help="Replace earlier results.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
 def explain(ctx: click.Context, /, scans: Sequence[Path], model: Path, **given: Any) -> None:
-    """Explain what MODEL saw in SCANS (NIfTI files or DICOM folders).
+    """Explain what MODEL saw in SCANS (NIfTI, NRRD, MetaImage, OME-Zarr, DICOM folders or zips).
 
     One scan goes straight into the output folder; several get a folder each, a manifest, and go on after an
     interruption. The method's own settings are flags too: `napari-xai explain --method occlusion --help`.
@@ -80,49 +99,85 @@ def explain(ctx: click.Context, /, scans: Sequence[Path], model: Path, **given: 
     from napari_xai.errors import ExplainError
     from napari_xai.explainer import Explainer
     from napari_xai.explanation import refuse_existing
+    from xai_io import Identity
 
-    if len(scans) > 1 and given["region"] is not None:
+    cases: list[Any] = [channels_of(given["channels"])] if given["channels"] else list(scans)
+    if not cases or (scans and given["channels"]):
+        raise ExplainError("Give SCANS, or one scan with --channel NAME=PATH for each input channel of the model.")
+    if len(cases) > 1 and given["region"] is not None:
         raise ExplainError("A region belongs to one scan: explain scans with regions one by one.")
-    if len(scans) > 1 and (given["checkpoint"] is not None or given["measure"]):
+    if len(cases) > 1 and (given["checkpoint"] is not None or given["measure"]):
         raise ExplainError("--checkpoint and --measure are for one scan: explain the scans one by one.")
-    if len(scans) == 1 and not given["overwrite"]:
+    if len(cases) == 1 and not given["overwrite"]:
         refuse_existing(given["out"])
     method = ctx.meta["napari_xai.flags"].method(given)
+    writing = {
+        "exports": [*given["exports"], *(["source"] if given["with_source"] else [])],
+        "display": display_of(given["display"]),
+        "identity": Identity(keep=given["keep_identity"]),
+    }
     explainer = Explainer.of(
         model,
         device=given["device"],
         output=int(given["output"]) if (given["output"] or "").isdigit() else given["output"],
         autocast=getattr(torch, given["autocast"]) if given["autocast"] else None,
         memory=given["memory"],
-        trust=given["trust"],
+        reading=reading_of(given),
+        network=given["network"],
+        trust=trust_of(given),
     )
     explainer = replace(explainer, windows=_windows(given["window"], given["overlap"], explainer.windows))
     question = {name: given[name] for name in ("target", "against", "way_back")}
     if given["neuron"] is not None:
         question["target"] = _neuron(given["neuron"], given["target"] or given["against"])
-    if len(scans) == 1:
-        with bar(method.name) as progress:
-            found = explainer.explain(
-                scans[0],
-                method=method,
-                region=given["region"],
-                measure=given["measure"],
-                checkpoint=given["checkpoint"],
-                progress=progress,
-                **question,
-            )
-        files = found.save(given["out"], overwrite=given["overwrite"])
-        if given["as_json"]:
-            print_json(found.record | {"files": {what: str(path) for what, path in files.items()}})
-        else:
-            OUT.print(_result(found.record))
-            OUT.print(f"Written to {given['out']}: {', '.join(path.name for path in files.values())}")
-    elif not _explain_many(scans, explainer, method, question, given):
+    if len(cases) == 1:
+        _explain_one(cases[0], explainer, method, question, writing, given)
+    elif not _explain_many(cases, explainer, method, question, writing, given):
         ctx.exit(1)
 
 
+def _explain_one(
+    case: Any, explainer: Any, method: Any, question: dict[str, Any], writing: dict[str, Any], given: dict[str, Any]
+) -> None:
+    """Explain one scan and print what came out."""
+    from napari_xai.exports import wanted
+
+    with bar("reading") as progress:
+        scan = explainer.read(case, progress)
+    wanted(writing["exports"], scan, writing["identity"])  # what cannot be written is refused before the work
+    with bar(method.name) as progress:
+        found = explainer.explain(
+            scan,
+            method=method,
+            region=given["region"],
+            measure=given["measure"],
+            checkpoint=given["checkpoint"],
+            progress=progress,
+            **question,
+        )
+    display = writing["display"]
+    files = found.save(
+        given["out"],
+        writing["exports"],
+        display=None if display is None else display(found),
+        identity=writing["identity"],
+        overwrite=given["overwrite"],
+    )
+    record = json.loads(files["provenance"].read_text(encoding="utf-8"))
+    if given["as_json"]:
+        print_json(record | {"files": {what: str(path) for what, path in files.items()}})
+    else:
+        OUT.print(_result(record))
+        OUT.print(f"Written to {given['out']}: {', '.join(path.name for path in files.values())}")
+
+
 def _explain_many(
-    scans: Sequence[Path], explainer: Any, method: Any, question: dict[str, Any], given: dict[str, Any]
+    scans: Sequence[Path],
+    explainer: Any,
+    method: Any,
+    question: dict[str, Any],
+    writing: dict[str, Any],
+    given: dict[str, Any],
 ) -> bool:
     """Explain a cohort and print its rows; whether all went well."""
     from napari_xai.cohort import explain_many
@@ -134,6 +189,7 @@ def _explain_many(
             given["out"],
             method=method,
             overwrite=given["overwrite"],
+            **writing,
             finished=lambda n, row, found: progress(n + 1, len(scans)),
             **question,
         )
@@ -201,12 +257,20 @@ def _result(record: dict[str, Any]) -> Table:
         "gap": "" if record["gap"] is None else f"{record['gap']:.3g}",
         "deletion and insertion": _measured(record.get("faithfulness")),
         "seconds": f"{record['seconds']:.1f}",
+        "notes on the scan": "; ".join(record["scan"]["notes"]),
+        "outside the scan": _share(record["field_of_view"]["relevance_outside"], "of the relevance"),
+        "not seen by the model": _share(record["field_of_view"]["scan_unseen"], "of the scan"),
+        "not written": "; ".join(f"{name}: {why}" for name, why in record.get("not_written", {}).items()),
         "warnings": "; ".join(record["warnings"]),
     }
     for name, value in rows.items():
         if value:
             table.add_row(name, plain(value))
     return table
+
+
+def _share(share: float, what: str) -> str:
+    return f"{share:.1%} {what}" if share >= 5e-4 else ""
 
 
 def _measured(found: dict[str, Any] | None) -> str:

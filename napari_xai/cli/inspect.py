@@ -7,7 +7,8 @@ import click
 from click.core import ParameterSource
 from rich.table import Column, Table
 
-from napari_xai.cli.console import OUT, plain, print_json
+from napari_xai.cli.console import OUT, bar, plain, print_json
+from napari_xai.cli.options import model_options, reading_of, reading_options, trust_of
 
 __all__ = ["inspect"]
 
@@ -23,14 +24,19 @@ __all__ = ["inspect"]
 @click.option(
     "--bias", type=click.Choice(["spread", "absorb"]), default="spread", show_default=True, help="With --lrp."
 )
-@click.option("--trust", is_flag=True, help="Run the code that a bundle brings.")
+@reading_options
+@model_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
-def inspect(ctx: click.Context, /, path: Path, lrp: bool, trust: bool, as_json: bool, **asked: Any) -> None:
-    """Say what a scan or a model is, and what will be done with it; or where LRP leaks in a model."""
+def inspect(ctx: click.Context, /, path: Path, lrp: bool, network: Path | None, as_json: bool, **asked: Any) -> None:
+    """Say what a scan or a model is, and what will be done with it; or where LRP leaks in a model.
+
+    Of a folder with several DICOM series, or an irregular one, the series are listed with what is wrong with each.
+    """
     from napari_xai.errors import ExplainError
     from napari_xai.inspection import inspected
 
+    reading, trust = reading_of(asked), trust_of(asked)
     given = [name for name in asked if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT]
     if given and not lrp:
         flags = ", ".join("--composite" if name == "rules" else f"--{name}" for name in given)
@@ -38,18 +44,36 @@ def inspect(ctx: click.Context, /, path: Path, lrp: bool, trust: bool, as_json: 
     if lrp:
         from napari_xai.leaks import leak_report
 
-        report = leak_report(path, trust=trust, **asked)
+        report = leak_report(path, trust=trust, network=network, **asked)
         print_json(report) if as_json else _print_leaks(report)
         return
-    found = inspected(path, trust=trust)
+    with bar("headers") as progress:
+        found = inspected(path, reading=reading, trust=trust, network=network, progress=progress)
     if as_json:
         print_json(found)
+        return
+    if found["kind"] == "series":
+        _print_series(found["series"])
         return
     table = Table(show_header=False)
     for name, value in found.items():
         lines = value if isinstance(value, list) else [value]
-        table.add_row(name, plain("\n".join(str(line) for line in lines)))
+        between = "\n" if any(isinstance(line, str) for line in lines) else " to " if name == "values" else " x "
+        table.add_row(name, plain(between.join(str(line) for line in lines)))
     OUT.print(table)
+
+
+def _print_series(series: list[dict[str, Any]]) -> None:
+    """The series of a folder, a row each."""
+    table = Table("no.", "modality", "description", "images", "voxels", "mm", "geometry")
+    for one in series:
+        voxels = "" if one["voxels"] is None else " x ".join(map(str, one["voxels"]))
+        voxels += f" x {len(one['volumes'])} volumes" if one["volumes"] else ""
+        spacing = "" if one["voxel size in mm"] is None else " x ".join(f"{mm:.3g}" for mm in one["voxel size in mm"])
+        row = (one["modality"], one["description"], str(one["images"]), voxels, spacing, one["geometry"])
+        table.add_row(str(one["number"]), *map(plain, row))
+    OUT.print(table)
+    OUT.print("Choose one with --series NUMBER, and say with --on-gap, --on-tilt ... what to do where it is irregular.")
 
 
 def _print_leaks(report: dict[str, Any]) -> None:
