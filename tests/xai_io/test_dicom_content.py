@@ -1,11 +1,13 @@
 """What DICOM files may hold: encodings, rescale, padding, frames, mosaics, several volumes in one series."""
 
+import struct
 from itertools import permutations
 
 import numpy as np
 import pydicom
 import pytest
 from dicom_maker import make_4d, make_mosaic, make_multiframe, make_series, reencode
+from pydicom.encaps import encapsulate, generate_frames
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
@@ -51,6 +53,28 @@ def test_lossless_encodings_are_exact(tmp_path, syntax, bits):
     make_series(tmp_path / "s", stored, AXIAL, edit=edit)
     reencode(tmp_path / "s", syntax)
     assert np.array_equal(read_volume(tmp_path / "s").data[0], stored)
+
+
+@pytest.mark.parametrize("syntax", [JPEGLosslessSV1, JPEGLSLossless, JPEG2000Lossless], ids=lambda s: s.keyword)
+@pytest.mark.parametrize("damage", ["end", "size"])
+def test_a_codestream_that_is_not_what_the_header_says_is_refused(tmp_path, syntax, damage):
+    """Cut short and filled with zeros, which GDCM completes in silence; or of another size, as large as it likes."""
+    make_series(tmp_path, RNG.integers(0, 4096, size=(40, 33, 3)).astype(np.uint16), AXIAL)
+    reencode(tmp_path, syntax)
+    file = min(tmp_path.iterdir())
+    image = pydicom.dcmread(file)
+    content = next(generate_frames(image.PixelData, number_of_frames=1))
+    if damage == "end":
+        content = content[: len(content) // 2].ljust(len(content), b"\0")
+    else:
+        sizes = {JPEG2000Lossless: (struct.pack(">2I", 40, 33), struct.pack(">2I", 60000, 60000))}
+        old, new = sizes.get(syntax, (struct.pack(">2H", 33, 40), struct.pack(">2H", 60000, 60000)))
+        assert old in content
+        content = content.replace(old, new, 1)
+    image.PixelData = encapsulate([content])
+    image.save_as(file)
+    with pytest.raises(ScanError, match="cut short or damaged"):
+        read_volume(tmp_path)
 
 
 def test_high_throughput_jpeg_2000_is_decoded(tmp_path):

@@ -147,7 +147,7 @@ def _check_size(stream: BinaryIO, header: Dataset, syntax: UID, frames: int) -> 
 
 
 def _check_codestreams(stream: BinaryIO, header: Dataset, indices: Sequence[int]) -> None:
-    """Refuse compressed frames of another size than the header's: decoders go by their own, however large it is.
+    """Refuse compressed frames that end early, or of another size than the header's, by which decoders would go.
 
     `stream` is where reading the header stopped: at the pixel data element, whose head takes 12 bytes.
     """
@@ -157,7 +157,10 @@ def _check_codestreams(stream: BinaryIO, header: Dataset, indices: Sequence[int]
     count = int(header.get("NumberOfFrames") or 1)
     for index in indices:
         stream.seek(start)
-        size = codestream_size(get_frame(stream, index, number_of_frames=count))
+        frame = get_frame(stream, index, number_of_frames=count)
+        if frame[:2] == b"\xff\xd8" and not frame.rstrip(b"\0").endswith(b"\xff\xd9"):
+            raise ValueError("its compressed pixels have no end")  # which GDCM would make up
+        size = codestream_size(frame)
         if size not in (None, (header.Columns, header.Rows)):
             raise ValueError("its compressed pixels have another size than its header says")
 
@@ -205,4 +208,5 @@ def _rescaled(plane: npt.NDArray[Any], frame: Frame, header: Dataset) -> npt.NDA
 
 def _short(error: Exception) -> str:
     """The last line of an error from inside a decoder, which speaks of bytes and sizes."""
-    return (str(error).strip() or type(error).__name__).splitlines()[-1].strip()[:200].rstrip(".")
+    words = (str(error).strip() or type(error).__name__).splitlines()[-1].strip()[:200].rstrip(".")
+    return "no decoder can make sense of it" if "NoneType" in words else words  # what pydicom makes of GDCM's silence
