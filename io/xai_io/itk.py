@@ -69,6 +69,8 @@ class _Header:
 def is_itk(path: Path) -> bool:
     """Whether the file begins like an NRRD or a MetaImage header, whatever its name is."""
     try:
+        if not path.is_file():  # a pipe would wait for ever
+            return False
         with path.open("rb") as file:
             start = file.read(4096)
     except OSError:
