@@ -160,9 +160,7 @@ def region_table(relevance: Volume, labels: Volume, names: Mapping[int, str]) ->
     given = labels.data[0]
     low, high = float(given.min()), float(given.max())
     if not (low >= 0 and high <= _MOST_LABELS) or (given.dtype.kind == "f" and (given % 1).any()):
-        raise ExportError(
-            f"Labels from {low:g} to {high:g} were given; pass whole numbers from 0 to {_MOST_LABELS}."
-        )
+        raise ExportError(f"Labels from {low:g} to {high:g} were given; pass whole numbers from 0 to {_MOST_LABELS}.")
     numbers = given.astype(np.uint16)
     everywhere = tuple(slice(0, n) for n in values.shape)
     boxes: dict[int, tuple[slice, ...]] = {0: everywhere} if 0 in names else {}
