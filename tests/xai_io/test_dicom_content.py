@@ -223,6 +223,21 @@ def test_frames_in_time_are_channels_or_one_is_chosen(tmp_path):
         read_volume(tmp_path / "m", choices=Choices(frame=4))
 
 
+def test_files_of_frames_are_volumes_by_their_instance_number(tmp_path):
+    stored = RNG.integers(0, 4000, size=(3, 5, 6, 7)).astype(np.uint16)
+    for name, (values, number) in enumerate(zip(stored, (2, 1, 3), strict=True)):
+
+        def edit(image, number=number):
+            image.InstanceNumber, image.SOPInstanceUID = number, f"1.2.9.1.{number}"
+
+        make_multiframe(tmp_path / str(name), values[None], AXIAL, edit=edit)
+    (series,) = find_series(tmp_path)
+    assert series.frames == ("instance 1", "instance 2", "instance 3")
+    volume = read_series(series)
+    assert np.array_equal(volume.data, stored[[1, 0, 2]] - 10.0)
+    assert set(volume.source.instance_uids) == {"1.2.9.1.1"}
+
+
 # Mosaic
 
 

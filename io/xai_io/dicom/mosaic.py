@@ -43,9 +43,10 @@ def tiles(header: Dataset, whole: Frame) -> Iterator[Frame]:
     corner += row * across * (whole.shape[0] - columns) / 2 + column * down * (whole.shape[1] - rows) / 2
     upward = np.cross(row, column)  # the same to more digits
     upward *= np.sign(upward @ normal) / np.linalg.norm(upward)
+    apart = {**whole.apart, "instance": float(whole.instance_number)}  # each mosaic is a volume
     for tile in range(count):
         position = tuple((corner + tile * between * upward).tolist())
-        yield dataclasses.replace(whole, tile=tile, tiles=side, shape=(columns, rows), position=position)
+        yield dataclasses.replace(whole, tile=tile, tiles=side, shape=(columns, rows), position=position, apart=apart)
 
 
 def _described(header: Dataset) -> tuple[int, np.ndarray] | None:

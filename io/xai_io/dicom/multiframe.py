@@ -80,6 +80,7 @@ def _frame(
     moment = content.get("FrameAcquisitionDateTime") if content is not None else None
     if moment:
         apart["acquisition time"] = str(moment)
+    apart["instance"] = float(whole.instance_number)  # of several files of one series, each may be a volume
     kinds = [kind for kind in map(group, _FRAME_TYPES) if kind is not None and kind.get("FrameType")]
     component = kinds[0].get("ComplexImageComponent") if kinds else None
     stack = content.get("StackID") if content is not None else None
