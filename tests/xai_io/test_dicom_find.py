@@ -88,6 +88,17 @@ def test_a_zip_bomb_and_a_damaged_zip_are_refused(tmp_path):
     assert not sniff(tmp_path / "cut.zip")
 
 
+def test_an_encrypted_zip_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("a", b"secret")
+    content = bytearray((tmp_path / "a.zip").read_bytes())
+    content[6] |= 1  # the flag of the member, and of its entry in the directory
+    content[content.index(b"PK\1\2") + 8] |= 1
+    (tmp_path / "a.zip").write_bytes(content)
+    with pytest.raises(ScanError, match="is encrypted"):
+        read_volume(tmp_path / "a.zip")
+
+
 def directory(folder, files):
     index = Dataset()
     index.file_meta = FileMetaDataset()

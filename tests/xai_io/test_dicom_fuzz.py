@@ -1,6 +1,5 @@
 """Damaged DICOM files, at random but the same every time: a sentence or a volume, soon, and within bounds."""
 
-import resource
 import time
 import warnings
 
@@ -19,6 +18,8 @@ from pydicom.uid import (
 
 from xai_io import XaiIOError, read_volume
 from xai_io.dicom import Choices
+
+resource = pytest.importorskip("resource")  # not on Windows
 
 STORED = np.random.default_rng(5).integers(0, 4000, size=(40, 33, 3)).astype(np.uint16)
 AXIAL = np.diag([-0.7, -0.8, 2.5, 1.0])

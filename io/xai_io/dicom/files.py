@@ -138,8 +138,10 @@ def _members(path: Path) -> list[File]:
     """Every file in a zip."""
     try:
         archive = zipfile.ZipFile(path)
-        names = sorted(info.filename for info in archive.infolist() if not info.is_dir())
-        return [zipfile.Path(archive, name) for name in names]
+        infos = [info for info in archive.infolist() if not info.is_dir()]
+        if any(info.flag_bits & 1 for info in infos):
+            raise ScanError(f"{path} is encrypted; unpack it yourself and name the folder.")
+        return [zipfile.Path(archive, name) for name in sorted(info.filename for info in infos)]
     except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile) as error:
         raise ScanError(f"{path} is a damaged zip archive ({error}); copy it again.") from error
 
