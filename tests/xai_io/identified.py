@@ -47,3 +47,16 @@ def identified(k: int, image: Dataset) -> None:
         image.ScanningSequence, image.SequenceVariant, image.ScanOptions = "GR", "SP", ""
         image.MRAcquisitionType, image.RepetitionTime, image.EchoTime, image.EchoTrainLength = "3D", "9", "4", "1"
         del image.RescaleSlope, image.RescaleIntercept
+    if image.Modality == "PT":
+        image.SeriesType, image.Units, image.CountsSource = ["STATIC", "IMAGE"], "BQML", "EMISSION"
+        image.NumberOfSlices, image.ImageIndex, image.CorrectedImage = 6, k + 1, ["DECY", "ATTN"]
+        image.DecayCorrection, image.CollimatorType, image.RandomsCorrectionMethod = "START", "RING", "DLYD"
+        image.ReconstructionMethod, image.AttenuationCorrectionMethod = "OSEM", "measured"
+        image.FrameReferenceTime, image.ActualFrameDuration, image.DecayFactor = 0, 60000, "1.1"
+        tracer = Dataset()
+        tracer.RadionuclideTotalDose, tracer.RadiopharmaceuticalStartTime = 3.7e8, "100000"
+        tracer.RadiopharmaceuticalRoute = "of Erika"
+        tracer.RadionuclideCodeSequence = []
+        image.RadiopharmaceuticalInformationSequence = [tracer]
+        image.PatientOrientationCodeSequence = image.PatientGantryRelationshipCodeSequence = []
+        del image.PatientPosition  # said by these

@@ -1,5 +1,6 @@
 """What a PACS gets: read back by highdicom and judged by dciodvfy, on the places and values that made it."""
 
+import dataclasses
 import shutil
 import subprocess
 
@@ -91,7 +92,7 @@ def written(scan, folder, identity=KEY, **keywords):
     return relevance, labels, regions
 
 
-@pytest.mark.parametrize("modality", ["CT", "MR"])
+@pytest.mark.parametrize("modality", ["CT", "MR", "PT"])
 @pytest.mark.parametrize("identity", [KEY, KEPT], ids=["nobody's", "kept"])
 def test_dciodvfy_finds_no_error(tmp_path, modality, identity):
     scan = read(tmp_path / "in", modality=modality)
@@ -383,6 +384,24 @@ def test_a_question_that_names_the_patient_is_not_written(tmp_path, scan):
         assert "müller" not in str(caught.value).lower() and list((tmp_path / "out").iterdir()) == []
         (tmp_path / "out").rmdir()
     write_parametric_map(tmp_path / "map.dcm", scan, relevance, record=record, identity=KEPT)
+
+
+def test_names_with_what_dicom_does_not_allow_are_written(tmp_path, scan):
+    relevance = relevance_on(scan)
+    labels, regions = clusters(relevance, 2.0)
+    odd = [dataclasses.replace(region, name="left\\right\n" + "x" * 80) for region in regions]
+    record = RECORD | {"method": "My\\Method" * 20, "question": "a\\b\n" * 3000}
+    together = {"record": record, "identity": KEY}
+    write_parametric_map(tmp_path / "map.dcm", scan, relevance, **together)
+    write_segmentation(tmp_path / "seg.dcm", scan, labels, odd, **together)
+    write_measurement_report(tmp_path / "sr.dcm", scan, odd, segmentation=tmp_path / "seg.dcm", **together)
+    for name in ("map", "seg", "sr"):
+        assert errors(tmp_path / f"{name}.dcm") == []
+    assert (
+        hd.seg.segread(tmp_path / "seg.dcm")
+        .get_segment_description(1)
+        .segment_label.startswith("positive relevance, left/right x")
+    )
 
 
 def test_what_cannot_be_written_is_refused(tmp_path, scan):

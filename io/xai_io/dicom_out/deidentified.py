@@ -24,6 +24,7 @@ _KEPT = words_of("""
     SOPClassUID SOPInstanceUID StudyInstanceUID SeriesInstanceUID FrameOfReferenceUID
     Modality ImageType SeriesNumber InstanceNumber AcquisitionNumber NumberOfFrames
     BodyPartExamined Laterality ImageLaterality PatientPosition PatientOrientation AnatomicRegionSequence
+    PatientOrientationCodeSequence PatientGantryRelationshipCodeSequence
     ImagePositionPatient ImageOrientationPatient PixelSpacing SliceThickness SliceLocation SpacingBetweenSlices
     NumberOfSlices ImageIndex ImagesInAcquisition TemporalPositionIdentifier NumberOfTemporalPositions
     SamplesPerPixel PhotometricInterpretation PlanarConfiguration Rows Columns PixelAspectRatio
@@ -62,7 +63,10 @@ _EMPTY = words_of("""
 _EMPTY_IN = {
     "CT": words_of("KVP AcquisitionNumber"),
     "MR": words_of("EchoTrainLength"),
-    "PT": words_of("AcquisitionDate AcquisitionTime RadiopharmaceuticalInformationSequence CollimatorType"),
+    "PT": words_of("""
+        AcquisitionDate AcquisitionTime RadiopharmaceuticalInformationSequence CollimatorType
+        PatientOrientationCodeSequence PatientGantryRelationshipCodeSequence
+        """),
 }
 
 

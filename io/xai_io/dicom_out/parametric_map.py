@@ -10,7 +10,7 @@ import numpy as np
 
 from ..volume import Volume
 from .identity import Identity
-from .result import SCHEME, Result, digest, on_grid, write_dataset
+from .result import SCHEME, Result, digest, on_grid, short, write_dataset
 
 _SERIES_NUMBER = 9001
 
@@ -58,7 +58,7 @@ def write_parametric_map(
     result = Result.of(scan, record, identity)
     low, high = float(frames.min()), float(frames.max())
     limit = max(abs(low), abs(high)) or 1.0
-    method = hd.sr.CodedConcept(result.method[:64], SCHEME, result.method[:64])
+    method = hd.sr.CodedConcept(short(result.method), SCHEME, short(result.method))
     mapping = hd.pm.RealWorldValueMapping(
         lut_label="RELEVANCE",
         lut_explanation="Relevance: share of the model's score, signed",
@@ -80,7 +80,7 @@ def write_parametric_map(
         real_world_value_mappings=[mapping],
         voi_lut_transformations=[hd.VOILUTTransformation(window_center=0.0, window_width=float(f"{2 * limit:.6g}"))],
         content_label="RELEVANCE",
-        content_description="Relevance of each voxel to a model's score"[:64],
+        content_description="Relevance of each voxel to a model's score",
         derivation=method,
     )
     image.ImageComments = result.comments

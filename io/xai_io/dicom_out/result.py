@@ -34,13 +34,18 @@ if TYPE_CHECKING:
 NAME = "napari-xai"
 SCHEME = "99NAPARIXAI"  # of our own codes: private ones begin with 99 (PS3.16, section 8.2)
 NOTICE = "Research use only, not for diagnosis."
-_LO, _SH, _LT = 64, 16, 10240  # characters that a value representation may hold
+_LONGEST_FACT = 1500  # characters: all six fit into what LT may hold, 10240
 # What is a frame's own, or tells of many: elements are shared between copies, so these are made anew.
 _FRAMES = re.compile(
     "SOP(Class|Instance)UID|Rows|Columns|Image(Position|Orientation)Patient|PixelSpacing|SliceThickness|SliceLocation"
     "|SpacingBetweenSlices|NumberOfFrames|.*FunctionalGroups.*|Dimension.*"
 )
 _PER_SLICE = "2.25.{}"  # stand-in UID of a slice, replaced by what it refers to
+
+
+def short(text: str) -> str:
+    """Make of any text what LO may hold: one line of at most 64 characters, no backslash, which would part values."""
+    return " ".join(text.replace("\\", "/").split())[:64].strip()
 
 
 @functools.cache
@@ -112,12 +117,12 @@ class Result:
             "model": model.get("name"),
             "model sha256": model.get("sha256"),
         }
-        return {name: " ".join(str(value).split()) for name, value in said.items() if value}
+        return {name: " ".join(str(value).split())[:_LONGEST_FACT] for name, value in said.items() if value}
 
     @property
     def comments(self) -> str:
         """The facts as text, for people."""
-        return "\n".join([NOTICE, *(f"{name}: {value}" for name, value in self.facts.items())])[:_LT]
+        return "\n".join([NOTICE, *(f"{name}: {value}" for name, value in self.facts.items())])
 
     def uid(self, kind: str, *parts: str) -> str:
         """UID of something new: the same for the same source, record, content and version of this software."""
@@ -143,9 +148,9 @@ class Result:
         from pydicom.sr.codedict import codes
 
         return hd.AlgorithmIdentificationSequence(
-            name=self.method[:_LO],
+            name=short(self.method),
             family=codes.DCM.ArtificialIntelligence,
-            version=version()[:_LO],
+            version=version(),
             source=NAME,
             parameters={name: value for name, value in self.facts.items() if name != "method"},
         )
@@ -210,7 +215,7 @@ class Result:
 
     def finished(self, dataset: Dataset, description: str) -> Dataset:
         """Say what the object is; without kept identity, no date; and nothing random."""
-        dataset.SeriesDescription = description[:_LO]
+        dataset.SeriesDescription = short(description)
         if not self.identity.keep:
             for keyword in ("InstanceCreationDate", "InstanceCreationTime", "DateOfSecondaryCapture",
                             "TimeOfSecondaryCapture", "SeriesDate", "SeriesTime"):  # fmt: skip

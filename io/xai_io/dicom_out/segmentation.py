@@ -12,7 +12,7 @@ from ..errors import ExportError
 from ..regions import Region
 from ..volume import Volume
 from .identity import Identity
-from .result import SCHEME, Result, digest, on_grid, write_dataset
+from .result import SCHEME, Result, digest, on_grid, short, write_dataset
 
 if TYPE_CHECKING:
     from highdicom.sr import CodedConcept
@@ -109,7 +109,7 @@ def write_segmentation(
 
 def segment_label(region: Region) -> str:
     """What a region's segment is called."""
-    return f"{_WORDS[region.sign]} relevance, {region.name}"[:64]
+    return short(f"{_WORDS[region.sign]} relevance, {region.name}")
 
 
 def region_type(region: Region) -> CodedConcept:

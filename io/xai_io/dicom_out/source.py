@@ -102,7 +102,7 @@ def sources(scan: Volume, identity: Identity) -> SourceSeries:
     read = {path: read_header(path) for path in dict.fromkeys(files) if path is not None}
     frames = scan.source.frames or (0,) * len(files)
     planes = [None if path is None else _plane(read[path], frame) for path, frame in zip(files, frames, strict=True)]
-    clean = {path: _completed(header) if identity.keep else deidentified(header, identity)
+    clean = {path: _completed(header, identity) if identity.keep else deidentified(header, identity)
              for path, header in read.items()}  # fmt: skip
     step = np.diag([-1.0, -1, 1, 1]) @ scan.affine
     down, across = float(np.linalg.norm(step[:3, 1])), float(np.linalg.norm(step[:3, 0]))
@@ -172,14 +172,14 @@ def _position(
     return said if np.linalg.norm(said - computed) <= max(0.06, 0.01 * scan.spacing[2]) else computed
 
 
-def _completed(header: Dataset) -> Dataset:
+def _completed(header: Dataset, identity: Identity) -> Dataset:
     """Header as it is, with required attributes that it lacks empty, so that results can inherit them."""
     for keyword in _IDENTITY:
         if keyword not in header:
             setattr(header, keyword, None)
     if header.PatientSex not in ("M", "F", "O"):
         header.PatientSex = None
-    with_frame_of_reference(header, str(header.get("SeriesInstanceUID", "")), Identity(keep=True, secret=b"\0" * 16))
+    with_frame_of_reference(header, str(header.get("SeriesInstanceUID", "")), identity)
     return header
 
 

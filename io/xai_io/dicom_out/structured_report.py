@@ -11,7 +11,7 @@ from ..errors import ExportError
 from ..regions import Region
 from ..volume import Volume
 from .identity import Identity
-from .result import NAME, SCHEME, Result, version, write_dataset
+from .result import NAME, SCHEME, Result, short, version, write_dataset
 from .segmentation import region_type, segment_label
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ def _group(
         finding_category=codes.SCT.SpatialAndRelationalConcept,
         finding_type=region_type(region),
         algorithm_id=hd.sr.AlgorithmIdentification(
-            name=result.method, version=version(), parameters=facts, family=codes.DCM.ArtificialIntelligence,
+            name=short(result.method), version=version(), parameters=facts, family=codes.DCM.ArtificialIntelligence,
             manufacturer=NAME,
         ),
         measurements=_measurements(region),

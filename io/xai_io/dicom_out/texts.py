@@ -2,8 +2,9 @@
 
 DICOM is read element by element at any depth, private ones too, and as bytes; NIfTI in its header and extensions,
 decompressed; PNG in its text chunks; PDF in its text, metadata and decompressed streams; JSON (zarr's too), CSV and
-HTML as text, and PNGs inside HTML; anything else as bytes. Numbers, and pixels stored as such, are not text;
-compressed pixels are read as bytes.
+HTML as text, and PNGs inside HTML; anything else as bytes. Numbers (pixels as such, voxels, zarr's chunks) are not
+text; compressed pixels are read as bytes. Among bytes short words come up by chance, so that only longer ones count:
+five characters, eight among compressed pixels.
 """
 
 from __future__ import annotations
@@ -26,18 +27,19 @@ if TYPE_CHECKING:
     from pydicom import DataElement, Dataset
 
 _PRINTABLE = re.compile(rb"[\x20-\x7e\x80-\xff]{5,}")
-_LEAST_RAW = 5  # characters of what is looked for among arbitrary bytes, where short words come up by chance
+_LEAST_RAW, _LEAST_COMPRESSED = 5, 8
 TEXT_VR = words_of("AE LO LT PN SH ST UC UR UT")
 _NUMERIC_VR = words_of("AT CS DS FD FL IS OD OF OL OV OW SL SS SV UL US UV")
 
 
 def texts(path: Path) -> Iterator[tuple[str, str, int]]:
     """Yield all text of a file: where it stands, what it says, and the least length of what is looked for in it."""
+    if path.name.endswith((".nii", ".nii.gz", ".nii.part", ".nii.gz.part")):
+        yield from _nifti_texts(path)
+        return
     raw = path.read_bytes()
     if raw[128:132] == b"DICM":
         yield from _dicom_texts(path, raw)
-    elif raw[:2] == b"\x1f\x8b" or path.name.endswith(".nii"):
-        yield from _nifti_texts(gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw)
     elif raw[:8] == b"\x89PNG\r\n\x1a\n":
         yield from _png_texts(raw)
     elif raw[:5] == b"%PDF-":
@@ -50,7 +52,7 @@ def texts(path: Path) -> Iterator[tuple[str, str, int]]:
         text = raw.decode("utf-8-sig", "replace")
         yield path.suffix[1:].upper(), text, 0
         yield from (("a cell", cell.strip('"'), 0) for line in text.splitlines() for cell in line.split(","))
-    else:
+    elif not any((folder / name).exists() for folder in path.parents for name in ("zarr.json", ".zgroup", ".zarray")):
         yield "its bytes", _printable(raw), _LEAST_RAW
 
 
@@ -73,11 +75,12 @@ def _dicom_texts(path: Path, raw: bytes) -> Iterator[tuple[str, str, int]]:
         where = element.keyword or f"private attribute {element.tag}"
         for value in several(element):
             yield where, value, 0 if element.keyword not in CODES and element.VR in TEXT_VR else 1
-    native = not dataset.file_meta.TransferSyntaxUID.is_compressed
-    for keyword in ("PixelData", "FloatPixelData") if native else ():  # numbers, and most of the file
+    for keyword in ("PixelData", "FloatPixelData"):  # most of the file
         if keyword in dataset:
             head, pixels, tail = raw.rpartition(dataset[keyword].value)
             raw = head + tail if pixels else raw
+            if dataset.file_meta.TransferSyntaxUID.is_compressed:
+                yield "its compressed pixels", _printable(dataset[keyword].value), _LEAST_COMPRESSED
     yield "its bytes", _printable(raw), _LEAST_RAW
 
 
@@ -102,20 +105,28 @@ def several(element: DataElement) -> list[str]:
     return [text for text in (str(one).strip("\0 ") for one in many) if text]
 
 
-def _nifti_texts(raw: bytes) -> Iterator[tuple[str, str, int]]:
-    """Header and extensions; voxels are numbers."""
-    first, second = (tuple(struct.pack(f"{order}i", size) for order in "<>") for size in (348, 540))
-    order = "<" if raw[:4] in (first[0], second[0]) else ">"
-    fields: tuple[tuple[int, int], ...]
-    if raw[:4] in second:
-        offset = int(struct.unpack_from(f"{order}q", raw, 168)[0])
-        fields = ((240, 80), (320, 24), (508, 16))  # descrip, aux_file, intent_name
-    else:
-        offset = int(struct.unpack_from(f"{order}f", raw, 108)[0])
-        fields = ((4, 10), (14, 18), (148, 80), (228, 24), (328, 16))  # data_type, db_name, then the same
+def _offset(header: bytes) -> int:
+    """Where the voxels of a NIfTI file begin."""
+    little = header[:4] in (struct.pack("<i", 348), struct.pack("<i", 540))
+    order = "<" if little else ">"
+    if struct.pack("<i", 540) in (header[:4], header[3::-1]):
+        return int(struct.unpack_from(f"{order}q", header, 168)[0])
+    return int(struct.unpack_from(f"{order}f", header, 108)[0])
+
+
+def _nifti_texts(path: Path) -> Iterator[tuple[str, str, int]]:
+    """Header and extensions."""
+    with path.open("rb") as file:
+        packed = file.read(2) == b"\x1f\x8b"
+    with gzip.open(path) if packed else path.open("rb") as file:
+        raw = file.read(540)
+        rest = file.read(max(0, _offset(raw) - 540))
+    # descrip, aux_file, intent_name of NIfTI-2; data_type, db_name, and the same of NIfTI-1
+    two, one = ((240, 80), (320, 24), (508, 16)), ((4, 10), (14, 18), (148, 80), (228, 24), (328, 16))
+    fields: tuple[tuple[int, int], ...] = two if struct.pack("<i", 540) in (raw[:4], raw[3::-1]) else one
     for start, length in fields:
         yield "NIfTI header", raw[start : start + length].split(b"\0")[0].decode("latin-1").strip(), 0
-    yield "NIfTI header or extension", _printable(raw[: max(offset, 540)]), 1
+    yield "NIfTI header or extension", _printable(raw + rest), 1
 
 
 def _png_texts(raw: bytes) -> Iterator[tuple[str, str, int]]:
