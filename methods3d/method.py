@@ -251,14 +251,17 @@ def recorded(method: Method) -> dict[str, Any]:
     return {f.name: plain(getattr(method, f.name), f.metadata.get("reads")) for f in fields(method)}
 
 
+FEW = 16  # numbers that a record can show
+
+
 def described(target: Any) -> str:
-    """A target as the record has it: masks and weights by their content."""
+    """A target as the record has it: masks and weights by a digest of their content, a few numbers as they are."""
     if not is_dataclass(target):
         return type(target).__name__
 
     def shown(value: Any) -> str:
         if isinstance(value, Tensor):
-            return digest(value)
+            return repr(value.tolist()) if value.numel() <= FEW else digest(value)
         return described(value) if is_dataclass(value) else repr(value)
 
     values = (f"{f.name}={shown(getattr(target, f.name))}" for f in fields(target))

@@ -66,7 +66,7 @@ class ClassScore(Target):
         """Decide the predicted class."""
         _check_vector(output, "ClassScore")
         if self.k is None:
-            return _Picked(chosen=_as_logits(output).argmax(1), against=None)
+            return PickedClass(chosen=_as_logits(output).argmax(1), against=None)
         _check_class(self.k, output)
         return self
 
@@ -115,7 +115,7 @@ class ClassMargin(Target):
             chosen = given[self.k]
         else:
             chosen = best(given[self.against]) if self.against is not None else logits.argmax(1)
-        return _Picked(chosen=chosen, against=given[self.against] if self.against is not None else best(chosen))
+        return PickedClass(chosen=chosen, against=given[self.against] if self.against is not None else best(chosen))
 
     def support(self, shape: tuple[int, int, int]) -> Mask | None:
         """All voxels."""
@@ -127,7 +127,7 @@ class ClassMargin(Target):
 
 
 @dataclass(frozen=True)
-class _Picked(Target):
+class PickedClass(Target):
     """ClassScore and ClassMargin once bound: the chosen class of each sample, less another's logit."""
 
     chosen: Tensor  # (b,) or (1,), which then serves every row
@@ -144,7 +144,7 @@ class _Picked(Target):
         def only(c: Tensor) -> Tensor:
             return c[n : n + 1] if len(c) > 1 else c
 
-        return _Picked(only(self.chosen), None if self.against is None else only(self.against))
+        return PickedClass(only(self.chosen), None if self.against is None else only(self.against))
 
     def support(self, shape: tuple[int, int, int]) -> Mask | None:
         return None

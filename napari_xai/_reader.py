@@ -1,4 +1,4 @@
-"""Scans opened by napari: NIfTI files and folders with one DICOM series."""
+"""Scans opened by napari: whatever `read_volume` reads."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -27,4 +27,5 @@ def read(path: str | list[str]) -> list[LayerData]:
 
 
 def _name(path: str) -> str:
-    return Path(path).name.removesuffix(".gz").removesuffix(".nii")
+    name = Path(path).name.removesuffix(".gz")
+    return name.removesuffix(".zarr").removesuffix(".ome") if name.endswith(".zarr") else Path(name).stem

@@ -6,6 +6,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 import xai_io
 from napari_xai.errors import ExplainError
 from xai_io import Display, Identity, Region, Report, Volume
@@ -48,7 +50,9 @@ class Results:
 
     @cached_property
     def clusters(self) -> tuple[Volume, tuple[Region, ...]]:
-        """What the display's threshold lets through, as labels and as a table."""
+        """What the display's threshold lets through, as labels and as a table; nothing where it has none."""
+        if self.display.threshold == 0:
+            return self.total.with_data(np.zeros(self.total.data.shape, np.uint16)), ()
         return xai_io.clusters(self.total, self.display.threshold)
 
     @cached_property
@@ -170,6 +174,8 @@ def _no_curves(results: Results) -> str:
 
 
 def _no_regions(results: Results) -> str:
+    if results.display.threshold == 0:
+        return "the display has no threshold, and regions are what passes it"
     return "" if results.clusters[1] else "no region of the map passes the threshold"
 
 

@@ -1,0 +1,152 @@
+"""Every format at once, from a DICOM series full of identifiers: whole, consistent, and nobody's."""
+
+import dataclasses
+import gzip
+import json
+
+import numpy as np
+import pydicom
+import pytest
+from dicom_maker import make_series
+from identified import SECRETS, identified
+
+from napari_xai import explain
+from napari_xai.errors import ExplainError
+from napari_xai.exports import ALWAYS, EXPORTS, GROUPS, wanted
+from xai_io import Display, ExportError, Identity, Volume, read_volume
+
+KEY = Identity(secret=b"a key of tests, 0123456789")
+EVERYTHING = ("report", "dicom", "zarr", "source")
+
+
+@pytest.fixture(scope="module")
+def found(segmenter, tmp_path_factory):
+    """A DICOM series explained."""
+    folder = tmp_path_factory.mktemp("scans") / "Erika Mueller 1951"
+    stored = np.random.default_rng(0).integers(0, 300, (26, 24, 14)).astype(np.uint16)
+    stored[10:16, 8:14, 5:9] += 1000
+    make_series(folder, stored, np.diag([-1.8, -1.8, 3.0, 1]), edit=identified)
+    return explain(folder, segmenter, method="input-x-gradient", target="lesion")
+
+
+def test_every_format_is_written_and_none_knows_the_patient(found, tmp_path):
+    paths = found.save(tmp_path / "out", EVERYTHING, identity=KEY)
+    assert set(paths) == (set(EXPORTS) - {"curves"}) | {"provenance"}
+    for file in (file for file in (tmp_path / "out").rglob("*") if file.is_file()):
+        raw = file.read_bytes()
+        text = (gzip.decompress(raw) if file.suffix == ".gz" else raw).decode("latin-1")
+        assert not [secret for secret in SECRETS if secret in text], file.name
+        assert found.scan.source.series_uid not in text
+
+
+def test_results_refer_to_the_series_that_is_written_beside_them(found, tmp_path):
+    found.save(tmp_path, ("pm", "sc", "seg", "sr", "source"), identity=KEY)
+    source = [pydicom.dcmread(file) for file in sorted((tmp_path / "source").iterdir())]
+    held = {image.SOPInstanceUID for image in source}
+    study = {image.StudyInstanceUID for image in source}
+    for name in ("pm", "seg", "sr"):
+        made = pydicom.dcmread(tmp_path / EXPORTS[name].file)
+        assert {made.StudyInstanceUID} == study
+        assert made.SeriesInstanceUID not in {image.SeriesInstanceUID for image in source}
+    referred = {
+        item.ReferencedSOPInstanceUID
+        for series in pydicom.dcmread(tmp_path / EXPORTS["pm"].file).ReferencedSeriesSequence
+        for item in series.ReferencedInstanceSequence
+    }
+    assert referred == held
+    assert len(list((tmp_path / "secondary_capture").iterdir())) == found.scan.shape[2]
+
+
+def test_identity_is_kept_on_purpose_only(found, tmp_path):
+    kept = Identity(keep=True, secret=KEY.secret)
+    found.save(tmp_path, ("pm", "html"), identity=kept)
+    assert pydicom.dcmread(tmp_path / "parametric_map.dcm").PatientID == "PID-778812"
+    assert "PID-778812" in (tmp_path / "report.html").read_text()
+
+
+def test_regions_are_what_the_display_shows(found, tmp_path):
+    display = Display(window=(0, 1000), limit=found.display.limit, threshold=0.6 * found.display.limit)
+    found.save(tmp_path, display=display)
+    lines = (tmp_path / "regions.csv").read_text().splitlines()
+    many = found.save(tmp_path / "low", display=Display(window=(0, 1000), limit=1.0, threshold=1e-6))
+    assert len(many["regions"].read_text().splitlines()) != len(lines)
+    record = json.loads((tmp_path / "provenance.json").read_text())
+    assert Display.of(record["display"]) == display
+
+
+def test_what_a_map_without_regions_cannot_have_is_said_and_the_rest_is_written(found, tmp_path):
+    high = Display(window=(0, 1000), limit=1e9, threshold=1e8)
+    paths = found.save(tmp_path, ("dicom",), display=high, identity=KEY)
+    assert "pm" in paths and "seg" not in paths
+    record = json.loads(paths["provenance"].read_text())
+    assert record["not_written"] == dict.fromkeys(("seg", "sr"), "no region of the map passes the threshold")
+
+
+def test_formats_that_are_no_longer_asked_for_do_not_stay_beside_another_map(found, tmp_path):
+    found.save(tmp_path, ("html", "zarr"))
+    found.save(tmp_path, overwrite=True)
+    assert not (tmp_path / "report.html").exists() and not (tmp_path / "relevance.ome.zarr").exists()
+
+
+def test_earlier_exports_are_not_overwritten_unasked(found, tmp_path):
+    (tmp_path / "report.pdf").write_bytes(b"mine")
+    with pytest.raises(ExportError, match=r"report\.pdf already"):
+        found.save(tmp_path, ("html",))
+    assert (tmp_path / "report.pdf").read_bytes() == b"mine"
+    assert [file.name for file in tmp_path.iterdir()] == ["report.pdf"]
+
+
+def test_dicom_of_a_scan_without_a_series_is_refused_before_anything_is_written(found, segmenter, scan, tmp_path):
+    for names in (("dicom",), ("source",), ("sr",)):
+        with pytest.raises(ExportError, match="not on the grid of a DICOM series"):
+            wanted(names, scan, KEY)
+    with pytest.raises(ExportError, match="not on the grid of a DICOM series"):
+        explain(scan, segmenter, method="saliency").save(tmp_path / "out", ("dicom",))
+    assert not (tmp_path / "out").exists()
+
+
+def test_names_of_exports_are_checked():
+    with pytest.raises(ExplainError, match="no export 'docx': choose from report, dicom, relevance"):
+        wanted(("docx",))
+    assert wanted(()) == ALWAYS
+    assert set(wanted(("sr",))) == {*ALWAYS, "seg", "sr"}
+    assert {one for group in GROUPS.values() for one in group} <= set(EXPORTS)
+
+
+def test_the_written_map_is_the_map_in_every_format(found, tmp_path):
+    paths = found.save(tmp_path, ("zarr", "pm"), identity=KEY)
+    relevance = found.relevance
+    for name in ("relevance", "zarr"):
+        again = read_volume(paths[name])
+        assert np.array_equal(again.data, relevance.data)
+        assert np.allclose(again.affine, relevance.affine, atol=1e-4)
+    frames = pydicom.dcmread(paths["pm"])
+    heights = [
+        item.PlanePositionSequence[0].ImagePositionPatient[2] for item in frames.PerFrameFunctionalGroupsSequence
+    ]
+    values = frames.pixel_array[np.argsort(heights)]
+    assert np.array_equal(values.transpose(2, 1, 0), relevance.data[0])
+
+
+def test_without_a_threshold_there_are_no_regions_and_that_is_said(found, tmp_path):
+    paths = found.save(
+        tmp_path, ("html", "seg"), display=dataclasses.replace(found.display, threshold=0.0), identity=KEY
+    )
+    assert "seg" not in paths
+    assert "no threshold" in json.loads(paths["provenance"].read_text())["not_written"]["seg"]
+    assert len(paths["regions"].read_text().splitlines()) == 1
+
+
+def test_nothing_is_written_where_the_record_is_no_json(found, tmp_path, monkeypatch):
+    broken = found.record | {"score": float("nan")}
+    monkeypatch.setattr(type(found), "record", property(lambda self: broken))
+    with pytest.raises(ExportError, match="not JSON"):
+        found.save(tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_relevance_outside_the_scan_is_warned_of(found):
+    assert isinstance(found.relevance, Volume)
+    assert 0 <= found.record["field_of_view"]["relevance_outside"] <= 1
+    lost = type(found.field_of_view)(relevance_outside=0.3, scan_unseen=0.0)
+    assert "30% of the relevance lies outside the scan" in dataclasses.replace(found, field_of_view=lost).warnings[-1]
