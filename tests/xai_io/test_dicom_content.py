@@ -268,6 +268,17 @@ def test_a_mosaic_without_its_private_header_is_refused(tmp_path):
         read_volume(tmp_path / "m")
 
 
+def test_a_mosaic_that_was_resized_is_refused(tmp_path):
+    """One of nibabel's own files is such a one; other converters cut it into slices that never were."""
+    make_mosaic(tmp_path / "m", RNG.integers(0, 9, size=(6, 5, 7)).astype(np.uint16), AXIAL)
+    image = pydicom.dcmread(tmp_path / "m")
+    image.Rows, image.Columns = 14, 16
+    image.PixelData = image.PixelData[: 14 * 16 * 2]
+    image.save_as(tmp_path / "m")
+    with pytest.raises(GeometryError, match="7 slices do not fill it"):
+        read_volume(tmp_path / "m")
+
+
 # Several volumes in one series
 
 VOLUMES = RNG.integers(0, 4000, size=(3, 5, 6, 4)).astype(np.uint16)

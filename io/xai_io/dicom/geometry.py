@@ -29,7 +29,7 @@ Kind = Literal[
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _SAME_PLACE_MM = 0.01
 _OFF_GRID_MM = 0.06  # how far a slice may lie from its place on the regular grid: positions are often rounded to 0.1
-_OFF_GRID_SHARE = 0.01  # or this share of the slice spacing, where that is more
+_OFF_GRID_SHARE = (0.01, 0.3)  # but at least and at most these shares of the slice spacing
 _TILT_DEGREES = 0.1
 _RARE = 0.25  # share of steps that may be gaps; where more are wider, the spacing varies by design
 
@@ -150,8 +150,7 @@ def stacked(positions: Array, row: Array, column: Array) -> Stack:
         words = "two slices" if len(slots) - len(copies) == 1 else f"{len(slots) - len(copies)} slices too many"
         found.append(("duplicate", f"{words} at the same place, first at place {at} of {len(copies)}"))
     aside = np.linalg.norm(off, axis=1)
-    allowed = max(_OFF_GRID_MM, _OFF_GRID_SHARE * float(np.median(np.diff(along))))
-    if aside.max() > allowed:
+    if aside.max() > _off_grid(float(np.median(np.diff(along)))):
         found.append(
             ("displaced", f"slice {int(slots[aside.argmax()]) + 1} lies {aside.max():.2f} mm beside the stack")
         )
@@ -188,6 +187,12 @@ def _places(along: Array) -> tuple[npt.NDArray[np.int64], float]:
         return np.empty(0, np.int64), usual
     places = np.concatenate([[0], np.cumsum(counted)]).astype(np.int64)
     slope, begin = np.polyfit(places, along - along[0], 1)
-    if np.abs(along - along[0] - begin - slope * places).max() > max(_OFF_GRID_MM, _OFF_GRID_SHARE * slope):
+    if np.abs(along - along[0] - begin - slope * places).max() > _off_grid(float(slope)):
         return np.empty(0, np.int64), usual
     return places, float(slope)
+
+
+def _off_grid(spacing: float) -> float:
+    """How far in mm a slice may lie from its place."""
+    least, most = _OFF_GRID_SHARE
+    return max(min(_OFF_GRID_MM, most * spacing), least * spacing)

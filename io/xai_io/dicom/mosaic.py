@@ -23,18 +23,20 @@ def tiles(header: Dataset, whole: Frame) -> Iterator[Frame]:
     the real slices. Slices follow one another along the CSA header's SliceNormalVector, which may run either way.
     (https://nipy.org/nibabel/dicom/dicom_mosaic.html; read by nibabel)
     """
-    found = _described(header)
+    count, normal = _described(header) or (0, np.zeros(3))
     between = number(header, "SpacingBetweenSlices", 0.0)
-    if found is None or between <= 0 or not (whole.position and whole.orientation and whole.spacing):
-        lacking = "its private header (CSA)" if found is None else "its place or SpacingBetweenSlices"
-        trouble = whole.trouble or f"it is a Siemens mosaic without {lacking}, which says how its slices are stacked"
+    side = max(math.ceil(math.sqrt(count)), 1)
+    columns, rows = whole.shape[0] // side, whole.shape[1] // side
+    trouble = whole.trouble
+    if count < 1:
+        trouble = "it is a Siemens mosaic without its private header (CSA), which says how its slices are stacked"
+    elif between <= 0 or not (whole.position and whole.orientation and whole.spacing):
+        trouble = "it is a Siemens mosaic without its place or SpacingBetweenSlices"
+    elif (columns * side, rows * side) != whole.shape:
+        trouble = f"it is a Siemens mosaic whose {count} slices do not fill it as they should, so that it was changed"
+    if trouble or not (whole.position and whole.orientation and whole.spacing):
         yield dataclasses.replace(whole, position=None, trouble=trouble)
         return
-    count, normal = found
-    side = math.ceil(math.sqrt(count))
-    columns, rows = whole.shape[0] // side, whole.shape[1] // side
-    if count < 1 or columns * side != whole.shape[0] or rows * side != whole.shape[1]:
-        raise ValueError("the tiles of a mosaic do not fill it")
     row, column = np.reshape(whole.orientation, (2, 3))
     if not np.isclose(abs(np.cross(row, column) @ normal), 1.0, atol=1e-3):
         raise ValueError("the slices of a mosaic are not stacked along their normal")

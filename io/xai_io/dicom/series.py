@@ -135,8 +135,8 @@ def _parsed(files: Sequence[File], progress: Progress | None) -> tuple[list[Fram
         for done, file in enumerate(files):
             try:
                 frames += frames_of(file)
-            except ScanError:
-                raise
+            except (ScanError, ImportError):
+                raise  # a refused archive, a broken installation: neither is the file's fault
             except Exception:  # a damaged header may fail anywhere inside pydicom, in words that quote it
                 broken.append(file)
             if progress is not None:
