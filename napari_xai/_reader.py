@@ -1,5 +1,6 @@
 """Scans opened by napari: whatever `read_volume` reads."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,6 +8,8 @@ from napari_xai.layers import LayerData, scan_layers
 from xai_io import read_volume, sniff
 
 __all__ = ["get_reader", "read"]
+
+SUFFIXES = re.compile(r"(\.(nii|img|hdr|nrrd|nhdr|mha|mhd|dcm|zip)|(\.ome)?\.zarr)?(\.gz)?$", re.IGNORECASE)
 
 
 def get_reader(path: str | list[str]) -> Callable[[str | list[str]], list[LayerData]] | None:
@@ -27,5 +30,4 @@ def read(path: str | list[str]) -> list[LayerData]:
 
 
 def _name(path: str) -> str:
-    name = Path(path).name.removesuffix(".gz")
-    return name.removesuffix(".zarr").removesuffix(".ome") if name.endswith(".zarr") else Path(name).stem
+    return SUFFIXES.sub("", Path(path).name)

@@ -1,5 +1,6 @@
 """Pages that repeat what the code says, held to it."""
 
+from dataclasses import fields
 from pathlib import Path
 
 import make_methods
@@ -7,6 +8,8 @@ import make_methods
 from methods3d import methods
 from methods3d.rules import COMPOSITES
 from methods3d.rules.composite import RULES
+from napari_xai.exports import ALWAYS, EXPORTS
+from xai_io import Choices
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 LRP = (DOCS / "lrp.md").read_text(encoding="utf-8")
@@ -32,3 +35,18 @@ def test_the_page_on_methods_is_what_they_say_of_themselves():
     for name in methods():
         section = page.partition(f"\n### {name}\n")[2].partition("\n### ")[0]
         assert all(f"- *{what}*: " in section for what in ("When", "Costs", "Source")), name
+
+
+def exports() -> str:
+    return "\n".join(f"| `{name}` | {one.file} | {one.what} |" for name, one in EXPORTS.items())
+
+
+def test_the_page_on_exports_lists_each_as_it_is():
+    page = (DOCS / "exports.md").read_text(encoding="utf-8")
+    assert page.partition("<!-- exports: begin -->")[2].partition("<!-- exports: end -->")[0].strip() == exports()
+    assert len(ALWAYS) == 5 and tuple(EXPORTS)[:5] == ALWAYS  # "the first five"
+
+
+def test_the_page_on_scans_knows_every_question():
+    page = (DOCS / "scans.md").read_text(encoding="utf-8")
+    assert not [one.name for one in fields(Choices) if f"--{one.name.replace('_', '-')}" not in page]
