@@ -38,7 +38,8 @@ def test_the_page_on_methods_is_what_they_say_of_themselves():
 
 
 def exports() -> str:
-    return "\n".join(f"| `{name}` | {one.file} | {one.what} |" for name, one in EXPORTS.items())
+    rows = [f"| `{name}` | {one.file} | {one.what} |" for name, one in EXPORTS.items()]
+    return "\n".join(["| name | file | what it is |", "| --- | --- | --- |", *rows])
 
 
 def test_the_page_on_exports_lists_each_as_it_is():
