@@ -190,5 +190,31 @@ def test_scans_without_a_series_of_their_own_are_refused(scan):
         write_source("out", scan, Identity(keep=True, secret=KEY))
 
 
+def test_values_that_make_no_sense_neither_stop_an_export_nor_are_said(tmp_path, caplog, recwarn):
+    folder = tmp_path / "in"
+    make_series(folder, STORED, AFFINE, modality="CT", edit=identified)
+    for path in folder.iterdir():
+        raw = path.read_bytes().replace(b"19510304", b"Mueller?").replace(b"101112", b"zeugen")
+        at = raw.index(b"IS\x02\x003 ")  # the series number
+        path.write_bytes(raw[:at] + b"IS\x02\x00Z?" + raw[at + 6 :])
+    scan = read_volume(folder)
+    caplog.clear()
+    recwarn.clear()
+    for identity in (Identity(secret=KEY), Identity(keep=True, secret=KEY)):
+        assert "SeriesNumber" not in sources(scan, identity).first
+    write_source(tmp_path / "out", scan, Identity(secret=KEY))
+    said = caplog.text + "".join(str(one.message) for one in recwarn)
+    assert not [value for value in ("Mueller", "zeugen", "Z?", "Erika") if value in said]
+
+
+def test_files_without_identifiers_of_their_own_are_refused(tmp_path, scan):
+    for path in scan.source.files:
+        image = pydicom.dcmread(path)
+        del image.StudyInstanceUID
+        image.save_as(path)
+    with pytest.raises(ExportError, match="lack identifiers"):
+        sources(scan, Identity(secret=KEY))
+
+
 def test_a_series_written_by_mistake_is_found_out(tmp_path, scan):
     assert leaks(scan.source.path, scan)  # the original itself

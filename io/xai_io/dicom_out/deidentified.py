@@ -75,9 +75,10 @@ def deidentified(header: Dataset, identity: Identity) -> Dataset:
 
     Pixels, where the header has them, are kept as they are stored.
     """
-    from pydicom import Dataset
+    from pydicom import Dataset, config
 
-    clean = _listed(header, identity, _KEPT)
+    with config.disable_value_validation():  # which would say in a warning what is wrong with which value
+        clean = _listed(header, identity, _KEPT)
     for keyword in ("PixelData", "FloatPixelData", "ExtendedOffsetTable", "ExtendedOffsetTableLengths"):
         if keyword in header:
             clean.add(header[keyword])

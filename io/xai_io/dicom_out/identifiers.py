@@ -5,8 +5,8 @@ Looked for, in the words of a text (letters and digits; case, accents and what s
 - each part of a person's name of three letters or more, and the whole name, glued together too;
 - identifiers (of patient, study, order, institution, station, device, ...): whole values of four characters or more,
   five if they are digits alone; shorter ones only where a value of the output is that and nothing else;
-- descriptions, comments and private values, which many scans share: whole values of eight characters or more, and of
-  four words or with a number of four digits; names and identifiers in them are looked for by themselves;
+- other text and private values, which many scans share: whole values of eight characters or more, and of four words or
+  with a number of four digits; names and identifiers in them are looked for by themselves;
 - dates in the usual notations, but for today's, on which anything may be written;
 - UIDs that are not the standard's;
 - the source's path and the user's home, and names of files and folders that are more than a plain lower-case word.
@@ -44,7 +44,10 @@ _COMMON = CODES | words_of("""
     DeidentificationMethod PatientSex PatientAge DimensionDescriptionLabel LUTExplanation TypeOfFilters
     ReceiveCoilName TransmitCoilName PulseSequenceName QuantityUnits ModalityLUTType
     """)
-_NARRATIVE = re.compile(r"Description|Comments|ProtocolName|Reason|Procedure|History|Label|Agent|Remarks|Allergies")
+_IDENTIFYING = re.compile(
+    r"IDs?$|(Accession|Order|Serial|Telephone|Issue)Numbers?|Address|Institution|Station|Telecom|Physician|Operator"
+    r"|Performer|Issuer|Location|Residence|Insurance|AETitle|URI$|DeviceIdentifier"
+)
 # Words of our own outputs, of the formats they are in, and of folders that everybody has.
 _OURS = words_of("""
     activity alpha anonymous anonymized area art axial background band bar base bed bell best beta big bill bin black
@@ -202,7 +205,7 @@ def _remember(element: DataElement, value: str, words: dict[tuple[str, ...], str
         plain = _plain(value).strip()
         tokens = _TOKEN.findall(plain)
         length = sum(map(len, tokens))
-        if element.tag.is_private or (_NARRATIVE.search(element.keyword) and not element.keyword.endswith("ID")):
+        if not _IDENTIFYING.search(element.keyword):
             if length >= 8 and (len(tokens) > 3 or re.search(r"\d{4}", plain)):
                 _put(words, value, kind)
         elif length >= (5 if all(map(str.isdigit, tokens)) else 4) and not (len(tokens) == 1 and plain in _OURS):
@@ -246,10 +249,10 @@ def _dates(value: str) -> list[str]:
 
 
 def _paths(source: Source) -> set[str]:
-    """Paths of a source and of the user's home, but for those that everybody has."""
-    found = {path for path in (source.path, *source.files) if path is not None}
-    found |= {path.absolute() for path in found} | {path.parent for path in found} | {Path.home()}
-    return {str(path) for path in found if len(path.parts) > 2}
+    """Paths of a source and of the user's home, but for those that everybody has; folders stand for their files."""
+    given = [path for path in (source.path, *source.files) if path is not None]
+    whole = {Path.home(), *given[:1]} | {file.parent if len(file.parent.parts) > 2 else file for file in given}
+    return {str(path) for one in whole for path in (one, one.absolute()) if len(path.parts) > 2}
 
 
 def _names(source: Source) -> set[str]:

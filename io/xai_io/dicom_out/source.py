@@ -23,6 +23,8 @@ _IDENTITY = words_of("""
     PatientID PatientName PatientBirthDate PatientSex StudyID StudyDate StudyTime AccessionNumber ReferringPhysicianName
     """)
 
+_NEEDED = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID")
+
 
 @dataclass(frozen=True)
 class SourceSeries:
@@ -90,7 +92,7 @@ def sources(scan: Volume, identity: Identity) -> SourceSeries:
     Raises
     ------
     ExportError
-        If the scan has no DICOM series behind its grid, or its files can no longer be read.
+        If the scan has no DICOM series behind its grid, or its files can no longer be read or lack identifiers.
     """
     files = scan.source.files
     if scan.source.format != "dicom" or len(files) != scan.shape[2] or not any(files):
@@ -100,6 +102,11 @@ def sources(scan: Volume, identity: Identity) -> SourceSeries:
             "DICOM results belong to one: write NIfTI, OME-Zarr, PNG or the report instead."
         )
     read = {path: read_header(path) for path in dict.fromkeys(files) if path is not None}
+    if not all(header.get(keyword) for header in read.values() for keyword in _NEEDED):
+        raise ExportError(
+            "DICOM was asked for of a scan whose files lack identifiers of their own (study, series, instance), to which "
+            "results refer; write NIfTI, OME-Zarr, PNG or the report instead."
+        )
     frames = scan.source.frames or (0,) * len(files)
     planes = [None if path is None else _plane(read[path], frame) for path, frame in zip(files, frames, strict=True)]
     clean = {path: _completed(header, identity) if identity.keep else deidentified(header, identity)
@@ -123,7 +130,7 @@ def sources(scan: Volume, identity: Identity) -> SourceSeries:
 
 
 def read_header(path: Path) -> Dataset:
-    """Header of a file of the scan.
+    """Header of a file of the scan, without what makes no sense in it; that is not said, since it would say the value.
 
     Raises
     ------
@@ -133,12 +140,28 @@ def read_header(path: Path) -> Dataset:
     import pydicom
 
     try:
-        return pydicom.dcmread(path, stop_before_pixels=True)
+        with pydicom.config.disable_value_validation():
+            return _sensible(pydicom.dcmread(path, stop_before_pixels=True))
     except Exception as error:  # gone, or changed since the scan was read
         raise ExportError(
             f"{path}, from which the scan was read, can no longer be read ({type(error).__name__}); "
             "put it back where it was and read the scan again."
         ) from error
+
+
+def _sensible(header: Dataset) -> Dataset:
+    """Drop elements that cannot be decoded, and numbers that are none, at any depth."""
+    for tag in list(header.keys()):
+        try:
+            element = header[tag]
+            for item in element.value if element.VR == "SQ" else ():
+                _sensible(item)
+            several = element.value if element.VM > 1 else [element.value]
+            if element.VR in ("DS", "IS") and any(isinstance(one, str) and one for one in several):
+                del header[tag]
+        except Exception:  # a value that is none of its representation
+            del header[tag]
+    return header
 
 
 def _plane(header: Dataset, frame: int) -> tuple[list[float], list[float], list[float]] | None:
@@ -174,11 +197,18 @@ def _position(
 
 def _completed(header: Dataset, identity: Identity) -> Dataset:
     """Header as it is, with required attributes that it lacks empty, so that results can inherit them."""
+    from pydicom.valuerep import DA, TM
+
     for keyword in _IDENTITY:
         if keyword not in header:
             setattr(header, keyword, None)
     if header.PatientSex not in ("M", "F", "O"):
         header.PatientSex = None
+    for keyword, kind in (("PatientBirthDate", DA), ("StudyDate", DA), ("StudyTime", TM)):
+        try:
+            kind(header[keyword].value)
+        except (ValueError, TypeError):  # highdicom would not take it
+            header[keyword].value = None
     with_frame_of_reference(header, str(header.get("SeriesInstanceUID", "")), identity)
     return header
 
@@ -240,7 +270,8 @@ def write_source(
     paths = [path for path in dict.fromkeys(scan.source.files) if path is not None]
     with series_aside(folder, overwrite=overwrite) as aside:
         for n, path in enumerate(paths, start=1):
-            original = pydicom.dcmread(path)
+            with pydicom.config.disable_value_validation():
+                original = _sensible(pydicom.dcmread(path))
             _refuse_hidden(original)
             deidentified(original, identity).save_as(aside / f"{n:04d}.dcm", enforce_file_format=True)
         found = leaks(aside, scan)
