@@ -104,8 +104,8 @@ def sources(scan: Volume, identity: Identity) -> SourceSeries:
     read = {path: read_header(path) for path in dict.fromkeys(files) if path is not None}
     if not all(header.get(keyword) for header in read.values() for keyword in _NEEDED):
         raise ExportError(
-            "DICOM was asked for of a scan whose files lack identifiers of their own (study, series, instance), to which "
-            "results refer; write NIfTI, OME-Zarr, PNG or the report instead."
+            "DICOM was asked for of a scan whose files lack identifiers of their own (study, series, instance), to "
+            "which results refer; write NIfTI, OME-Zarr, PNG or the report instead."
         )
     frames = scan.source.frames or (0,) * len(files)
     planes = [None if path is None else _plane(read[path], frame) for path, frame in zip(files, frames, strict=True)]
