@@ -70,7 +70,7 @@ _NETWORK_FUNCTIONS = re.compile(r"resnet\d+|MedNe[Xx]t\w+|vista3d132")
 _GONE = {"SwinUNETR": "img_size"}  # arguments of older MONAI versions that shaped no weight
 
 
-_LARGEST = 2**20  # of a network's arguments; a larger one would only make lists and loops without end
+_LARGEST = 2**17  # of a network's arguments; a larger one would only make lists and loops without end
 
 
 def canonical(target: str) -> str:

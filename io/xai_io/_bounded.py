@@ -1,9 +1,9 @@
-"""A network built within the memory that its weights account for."""
+"""A network built within the memory, and the time, that its weights account for."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -12,21 +12,23 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from .errors import ModelError
 
-_BESIDE = 2**30  # bytes for tables that layers compute, and throw away, while they are built
+# For tables that layers compute, and throw away, while they are built: bytes, and tensors for each of the weights.
+_BESIDE, _TENSORS_BESIDE, _TENSORS_EACH = 2**30, 10_000, 100
 
 
 class Bounded(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """While it lasts, tensors of so many bytes in all may be made; each is measured before it is.
+    """While it lasts, only so many tensors of so many bytes may be made; each is measured before it is.
 
     Raises
     ------
     ModelError
-        Once they would be more than weights of `size` bytes can need.
+        Once they would be more than a network of these weights can need.
     """
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, weights: Mapping[str, Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._left = 2 * size + _BESIDE
+        self._bytes_left = 2 * sum(value.nbytes for value in weights.values()) + _BESIDE
+        self._tensors_left = _TENSORS_EACH * len(weights) + _TENSORS_BESIDE
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -34,8 +36,9 @@ class Bounded(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Run the function if what it makes fits."""
         kwargs = kwargs or {}
         if any(made.alias_info is None for made in func._schema.returns):  # neither a view nor in place
-            self._left -= _bytes(func, args, kwargs)
-            if self._left < 0:
+            self._bytes_left -= _bytes(func, args, kwargs)
+            self._tensors_left -= 1
+            if min(self._bytes_left, self._tensors_left) < 0:
                 raise ModelError(
                     "The network that the config describes is far larger than its weights; correct the config."
                 )

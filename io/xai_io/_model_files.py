@@ -111,10 +111,13 @@ class ModelFiles:
                 if file.suffix in _RUNNABLE
             }
         total = hashlib.sha256()
-        for name in sorted(files):
-            total.update(f"{name}\0{files[name].stat().st_size}\0".encode())
-            with files[name].open("rb") as stream:
-                total.update(hashlib.file_digest(stream, "sha256").digest())
+        for name, file in sorted(files.items()):
+            try:
+                total.update(f"{name}\0{file.stat().st_size}\0".encode(errors="surrogateescape"))
+                with file.open("rb") as stream:
+                    total.update(hashlib.file_digest(stream, "sha256").digest())
+            except OSError as error:
+                raise ModelError(f"{file} cannot be read ({error.strerror}); check it.") from error
         return total.hexdigest()
 
     def neighbour(self, name: str) -> Mapping[str, Any] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -30,14 +30,14 @@ class WindowSettings:
     cval: float = 0.0
 
 
-def network(resolver: Resolver, size: int) -> Any:
-    """Build the network a config describes, with weights of `size` bytes still to be loaded over the random ones."""
+def network(resolver: Resolver, weights: Mapping[str, Any]) -> Any:
+    """Build the network a config describes; the weights, still to be loaded over random ones, say how large it is."""
     import torch
 
     from ._bounded import Bounded
 
     # The initial weights are thrown away; the caller's seed is not.
-    with torch.random.fork_rng(devices=[]), Bounded(size):
+    with torch.random.fork_rng(devices=[]), Bounded(weights):
         built = resolver.value("network_def", allowed.network)
     if not isinstance(built, torch.nn.Module):
         raise ModelError("The bundle's network_def is not a network; name one of monai.networks.nets there.")

@@ -52,7 +52,7 @@ def read_torchscript(path: Path, *, trust: bool) -> Any:
             )
     try:
         module = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
-    except RuntimeError as error:
+    except Exception as error:  # damaged archives fail in many ways
         raise _damaged_script(path, error) from error
     for parameter in module.parameters():  # TorchScript has no requires_grad_ of its own
         parameter.requires_grad_(False)
@@ -72,11 +72,12 @@ def _archived(path: Path, folder: str) -> dict[str, bytes]:
         refuse_bomb(path)
         archive = torch._C.PyTorchFileReader(str(path))
         names = archive.get_all_records()
-        if "model.json" in names:  # a format that keeps its code elsewhere
-            raise ModelError(f"{path} is TorchScript of an outdated format; export it again.")
-        return {name: archive.get_record(name) for name in names if name.startswith(folder)}
-    except (RuntimeError, ValueError, OSError, zipfile.BadZipFile) as error:
+        found = {name: archive.get_record(name) for name in names if name.startswith(folder)}
+    except Exception as error:  # likewise
         raise _damaged_script(path, error) from error
+    if "model.json" in names:  # a format that keeps its code elsewhere
+        raise ModelError(f"{path} is TorchScript of an outdated format; export it again.")
+    return found
 
 
 def read_weights(path: Path, *, trust: bool) -> dict[str, Any]:

@@ -232,7 +232,7 @@ def _with_weights(resolver: Resolver, file: Path, ran: list[str], *, trust: bool
             raise
         ran.append(file.name)
         weights = _weights.read_weights(file, trust=True)
-    network = _pipeline.network(resolver, sum(value.nbytes for value in weights.values()))
+    network = _pipeline.network(resolver, weights)
     _weights.fit(network, weights, file)
     return network.eval().requires_grad_(False)
 

@@ -37,7 +37,7 @@ def test_every_family_gives_the_same_map(nets, name, way):
     settings = {"size": 8.0, "unit": "voxel"} if way == "occlusion" else {}
     live, exported = (method(way)(**settings)(TorchModel(net), x, asked) for net in nets[name])
     size = live.values.abs().max()
-    assert size > 0 and (live.values - exported.values).abs().max() <= 1e-5 * size
+    assert size > 0 and (live.values - exported.values).abs().max() <= 1e-5 * size + 1e-7
     assert sum(float(kept.sum()) for kept in exported.absorbed.values()) == pytest.approx(
         sum(float(kept.sum()) for kept in live.absorbed.values()), abs=1e-5
     )

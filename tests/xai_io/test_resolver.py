@@ -93,7 +93,21 @@ def test_code_is_refused_by_name(node):
 
 @pytest.mark.parametrize(
     "node",
-    ["%other.json::net", "%/etc/passwd", "%", "@##two", "@####two", "@missing", "@two::deeper", "@list::7", "$@two + 'a'", "$1 / 0", "$'a' * 10", "$int('a')", "$10e30 * 10e30"],
+    [
+        "%other.json::net",
+        "%/etc/passwd",
+        "%",
+        "@##two",
+        "@####two",
+        "@missing",
+        "@two::deeper",
+        "@list::7",
+        "$@two + 'a'",
+        "$1 / 0",
+        "$'a' * 10",
+        "$int('a')",
+        "$10e30 * 10e30",
+    ],
 )
 def test_broken_config_is_no_matter_of_trust(node):
     with pytest.raises(ModelError) as refused:
