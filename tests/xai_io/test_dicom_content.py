@@ -308,6 +308,31 @@ def test_volumes_at_the_same_places_are_channels_in_order(tmp_path, name, told):
     assert not any("12" in words for words in series.frames if told == "time point")  # no time of day
 
 
+def counted(order, says):
+    """As GE counts: through the volumes, saying only how many there are."""
+
+    def name(t, k, image):
+        image.InstanceNumber = order(t, k)
+        image.NumberOfTemporalPositions = says
+
+    return name
+
+
+@pytest.mark.parametrize("order", [lambda t, k: (2, 1, 3)[t] * 4 + k, lambda t, k: 3 * k + (1, 0, 2)[t]])
+def test_times_that_are_only_counted_are_told_by_the_count(tmp_path, order):
+    make_4d(tmp_path, VOLUMES, AXIAL, counted(order, 3))
+    (series,) = find_series(tmp_path)
+    assert series.frames == ("time point 1", "time point 2", "time point 3")
+    assert np.array_equal(read_series(series).data, VOLUMES[[1, 0, 2]])
+
+
+@pytest.mark.parametrize("says", [1, 2, 4])
+def test_a_count_that_is_not_what_is_there_tells_nothing(tmp_path, says):
+    make_4d(tmp_path, VOLUMES, AXIAL, counted(lambda t, k: 4 * t + k, says))
+    (series,) = find_series(tmp_path)
+    assert series.verdict.kind == "duplicate"
+
+
 def test_gradient_directions_share_a_b_value(tmp_path):
     directions = [[0.0, 0, 1], [1.0, 0, 0], [0.0, 1, 0]]
 

@@ -39,6 +39,7 @@ _KEYWORDS = (
     "SeriesDescription",
     "SeriesNumber",
     "InstanceNumber",
+    "NumberOfTemporalPositions",
     "AcquisitionDate",
     "AcquisitionTime",
     "AcquisitionDateTime",
@@ -88,6 +89,8 @@ class Frame:
         Lowest and highest stored value that mean "outside the field of view", or None.
     apart
         What may tell it from other planes at its place, by name: echo time, b-value, ...
+    temporal_positions
+        How many times the series says that it covers each place; 0 where it does not say.
     images
         How many images the file has, where they have no place and are not told apart.
     trouble
@@ -117,6 +120,7 @@ class Frame:
     units: str
     padding: tuple[int, int] | None
     apart: Mapping[str, Any]
+    temporal_positions: int = 0
     images: int = 1
     trouble: str = ""
 
@@ -185,6 +189,7 @@ def plane(file: File, header: Dataset) -> Frame:
         units=units_of(header),
         padding=_padding(header),
         apart=dict(_apart(header)),
+        temporal_positions=_whole(header, "NumberOfTemporalPositions"),
         trouble=trouble,
     )
 

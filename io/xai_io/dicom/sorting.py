@@ -41,14 +41,24 @@ def told_apart(frames: Sequence[Frame], slots: dict[int, int]) -> dict[Label, li
         apart = _interleave(finer, slots, name) if crowd == 1 else fewer and len(finer) <= crowd
         if len(finer) > len(groups) and apart:
             groups = finer
-    for name in _TIMES:
+    # Some makers say only how many times there are, and count images through them.
+    ranks: list[Callable[[Frame], Any]] = [*map(_of, _TIMES), _counted]
+    for rank in ranks:
         if _too_many(groups.values(), slots):
             groups = {
                 (*label, *extra): members
                 for label, group in groups.items()
-                for extra, members in _ranked(group, slots, name).items()
+                for extra, members in _ranked(group, slots, rank).items()
             }
     return groups
+
+
+def _of(name: str) -> Callable[[Frame], Any]:
+    return lambda frame: frame.apart.get(name)
+
+
+def _counted(frame: Frame) -> int | None:
+    return frame.instance_number if frame.temporal_positions > 1 else None
 
 
 def _value(frame: Frame, name: str) -> Any:
@@ -72,14 +82,16 @@ def _interleave(groups: dict[Label, list[Frame]], slots: dict[int, int], name: s
     return not alone and any(low <= top for (_, top), (low, _) in pairwise(ends))
 
 
-def _ranked(group: list[Frame], slots: dict[int, int], name: str) -> dict[Label, list[Frame]]:
+def _ranked(group: list[Frame], slots: dict[int, int], when: Callable[[Frame], Any]) -> dict[Label, list[Frame]]:
     """Planes by the order of their times at each place, where each place has as many, all at different times."""
     places = grouped(group, lambda frame: slots[id(frame)])
-    times = [[frame.apart.get(name) for frame in members] for members in places.values()]
+    times = [[when(frame) for frame in members] for members in places.values()]
     count = len(times[0])
     if count < 2 or any(None in moments or len(moments) != count or len(set(moments)) != count for moments in times):
         return {(): group}
-    ranks = [sorted(members, key=lambda frame: frame.apart[name]) for members in places.values()]
+    if when is _counted and any(frame.temporal_positions != count for frame in group):
+        return {(): group}
+    ranks = [sorted(members, key=when) for members in places.values()]
     return {(("time point", rank + 1),): [members[rank] for members in ranks] for rank in range(count)}
 
 
