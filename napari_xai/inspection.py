@@ -28,6 +28,7 @@ from xai_io import (
 __all__ = ["inspected", "probe_shape"]
 
 MODELS = (".ts", ".pt", ".pth", ".pt2", ".safetensors")
+VALUES = ("CastToTyped", "EnsureTyped", "RepeatChanneld", "ToTensord")  # beside MONAI's intensity transforms
 PROBE = 64  # voxels along each axis of a trial input where the model names no size
 
 
@@ -159,11 +160,11 @@ def _model(loaded: LoadedModel, needed: dict[str, str]) -> dict[str, Any]:
 
 def _step(transform: Any) -> str:
     """A transform, whether it moves voxels, and what becomes of a map on its way back."""
-    name = type(transform).__name__
-    if not type(transform).__module__.startswith("monai.transforms."):
-        return f"{name}: the bundle's own code; the way back follows the affine that it leaves"
-    if not type(transform).__module__.startswith(("monai.transforms.spatial.", "monai.transforms.croppad.")):
+    name, where = type(transform).__name__, type(transform).__module__
+    if where.startswith("monai.transforms.intensity.") or name in VALUES:
         return f"{name}: changes values, not places"
+    if not where.startswith(("monai.transforms.spatial.", "monai.transforms.croppad.")):
+        return f"{name}: not known; the way back follows the affine that it leaves"
     try:
         refuse_false_affine(transform)
     except ExplainError as error:

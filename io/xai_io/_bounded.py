@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from .errors import ModelError
 
 # For tables that layers compute, and throw away, while they are built: bytes, and tensors for each of the weights.
-_BESIDE, _TENSORS_BESIDE, _TENSORS_EACH = 2**30, 10_000, 100
+_BESIDE, _TENSORS_BESIDE, _TENSORS_EACH = 2**28, 10_000, 100
 
 
 class Bounded(TorchDispatchMode):  # type: ignore[no-untyped-call]
