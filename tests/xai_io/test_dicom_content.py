@@ -77,6 +77,20 @@ def test_a_codestream_that_is_not_what_the_header_says_is_refused(tmp_path, synt
         read_volume(tmp_path)
 
 
+@pytest.mark.parametrize("syntax", [JPEGLosslessSV1, JPEGLSLossless, JPEG2000Lossless], ids=lambda s: s.keyword)
+@pytest.mark.parametrize("pad", [b"\0\0", b"\xff", b"\xff\0"])
+def test_padding_after_the_end_is_no_damage(tmp_path, syntax, pad):
+    stored = RNG.integers(0, 4096, size=(40, 33, 3)).astype(np.uint16)
+    make_series(tmp_path / "s", stored, AXIAL)
+    reencode(tmp_path / "s", syntax)
+    for file in (tmp_path / "s").iterdir():
+        image = pydicom.dcmread(file)
+        content = next(generate_frames(image.PixelData, number_of_frames=1)).rstrip(b"\0")
+        image.PixelData = encapsulate([content + pad])
+        image.save_as(file)
+    assert np.array_equal(read_volume(tmp_path / "s").data[0], stored)
+
+
 def test_high_throughput_jpeg_2000_is_decoded(tmp_path):
     rows, columns = np.indices((16, 12))
     make_series(tmp_path / "s", np.zeros((12, 16, 3), np.uint16), AXIAL)

@@ -158,8 +158,9 @@ def _check_codestreams(stream: BinaryIO, header: Dataset, indices: Sequence[int]
     for index in indices:
         stream.seek(start)
         frame = get_frame(stream, index, number_of_frames=count)
-        if frame[:2] == b"\xff\xd8" and not frame.rstrip(b"\0").endswith(b"\xff\xd9"):
-            raise ValueError("its compressed pixels have no end")  # which GDCM would make up
+        begins = frame[:2] in (b"\xff\xd8", b"\xff\x4f")
+        if begins and not frame.rstrip(b"\0\xff").endswith(b"\xff\xd9"):  # some pad with 0, some with 255
+            raise ValueError("its compressed pixels have no end")  # which decoders would make up
         size = codestream_size(frame)
         if size not in (None, (header.Columns, header.Rows)):
             raise ValueError("its compressed pixels have another size than its header says")
