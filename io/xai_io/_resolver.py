@@ -8,31 +8,19 @@ made of literals, references, plain arithmetic and `len`; anything else is refus
 from __future__ import annotations
 
 import ast
-import operator
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from ._expressions import ID, REFERENCE, NeedsCode, absolute, parsed, summands, worked_out
 from .errors import ModelError, UntrustedModel
 
 Allowed: TypeAlias = Callable[[str], Callable[..., Any] | None]  # a `_target_` -> what builds it, None if refused
 
-_ID = r"(?:(?:::|#)+)?\w+(?:(?:::|#)\w+)*"
-_REFERENCE = re.compile(f"@{_ID}")
-_MACRO = re.compile(rf"%(?:(?P<file>[^%:#]+\.(?:json|yaml|yml))(?:(?:::|#)(?P<key>[\w:#]+))?|(?P<id>{_ID}))")
+_MACRO = re.compile(rf"%(?:(?P<file>[^%:#]+\.(?:json|yaml|yml))(?:(?:::|#)(?P<key>[\w:#]+))?|(?P<id>{ID}))")
 _MOST_STEPS = 100_000  # a config that takes more was made to exhaust memory
-_CALLS: Mapping[str, Callable[[Any], Any]] = {
-    "len": len, "int": int, "float": float, "str": str, "bool": bool, "tuple": tuple, "list": list,
-}  # fmt: skip
-_NUMBERS: Mapping[type, Callable[[Any, Any], Any]] = {
-    ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv, ast.FloorDiv: operator.floordiv,
-    ast.Mod: operator.mod,
-}  # fmt: skip
-_SIGNS: Mapping[type, Callable[[Any], Any]] = {ast.USub: operator.neg, ast.UAdd: operator.pos, ast.Not: operator.not_}
 _OWN_KEYS = ("_target_", "_requires_", "_disabled_", "_desc_", "_mode_")  # of a component, beside its arguments
-_COMMON_KEYS = ("image", "label", "pred")  # monai.utils.CommonKeys.IMAGE is "image", and so on
-_DTYPES = ("bool", "uint8", "int16", "int32", "int64", "long", "float16", "bfloat16", "float32", "float", "float64")
 
 
 @dataclass(frozen=True)
@@ -102,8 +90,11 @@ class Resolver:
         """
         key = (id, allowed)
         if key not in self._known:
-            with _Visit(self._under_way, id):
-                self._known[key] = self._value(self.raw(id), id, allowed)
+            try:
+                with _Visit(self._under_way, id):
+                    self._known[key] = self._value(self.raw(id), id, allowed)
+            except RecursionError:
+                raise ModelError(f"The config's entry {id!r} is nested too deeply; correct the config.") from None
         return self._known[key]
 
     def steps(self, id: str) -> Iterator[Step]:
@@ -132,8 +123,8 @@ class Resolver:
                 raise ModelError(f"The config's entry {id!r} is not a list of transforms; correct the config.")
 
     def _expression_steps(self, node: str, id: str) -> Iterator[Step]:
-        tree, names = _parsed(node, id) if node.startswith("$") else (None, {})
-        parts = list(_summands(tree)) if tree is not None else []
+        tree, names = parsed(node, id) if node.startswith("$") else (None, {})
+        parts = list(summands(tree)) if tree is not None else []
         if parts and all(isinstance(part, ast.Name) and part.id in names for part in parts):
             for part in parts:
                 assert isinstance(part, ast.Name)
@@ -160,10 +151,12 @@ class Resolver:
 
     def _text(self, text: str, id: str, allowed: Allowed) -> Any:
         if text.startswith("$"):
-            tree, names = _parsed(text, id)
+            tree, names = parsed(text, id)
             try:
-                return self._worked_out(tree, names, allowed)
-            except _Code:
+                found = worked_out(tree, names, lambda other: self.value(other, allowed))
+                self._steps_left -= len(found) if isinstance(found, str | list | tuple) else 0
+                return found
+            except NeedsCode:
                 return self._needs_code(id, text)
             except (TypeError, ValueError, ArithmeticError) as error:
                 raise ModelError(
@@ -174,13 +167,13 @@ class Resolver:
 
     def _elsewhere(self, text: str, id: str) -> str | None:
         """Id of what a reference or macro stands for; None if the text is neither."""
-        if _REFERENCE.fullmatch(text):
-            return _absolute(text, id)
+        if REFERENCE.fullmatch(text):
+            return absolute(text, id)
         if not text.startswith("%"):
             return None
         macro = _MACRO.fullmatch(text)
         if macro is not None and macro["id"]:
-            return _absolute(text, id)
+            return absolute(text, id)
         mounted = f"%{macro['file']}" if macro else ""
         if mounted not in self._config:
             other = self._neighbour(macro["file"]) if macro and self._neighbour else None
@@ -241,44 +234,6 @@ class Resolver:
         off = self._value(node.get("_disabled_", False), f"{id}::_disabled_", _nothing)
         return off.strip().lower() == "true" if isinstance(off, str) else bool(off)
 
-    def _worked_out(  # noqa: PLR0911, PLR0912 - one case a kind of expression
-        self, tree: ast.expr | None, names: Mapping[str, str], allowed: Allowed
-    ) -> Any:
-        """Work out an expression of literals, references, arithmetic and the calls in `_CALLS`."""
-        match tree:
-            case ast.Constant(value=value) if not (isinstance(value, str) and any(name in value for name in names)):
-                return value
-            case ast.Name(id=name) if name in names:
-                return self.value(names[name], allowed)
-            case ast.List(elts=items):
-                return [self._worked_out(item, names, allowed) for item in items]
-            case ast.Tuple(elts=items):
-                return tuple(self._worked_out(item, names, allowed) for item in items)
-            case ast.UnaryOp(op=op, operand=operand) if type(op) in _SIGNS:
-                return _SIGNS[type(op)](_number(self._worked_out(operand, names, allowed)))
-            case ast.BinOp(left=left, op=ast.Add(), right=right):
-                return _sum(self._worked_out(left, names, allowed), self._worked_out(right, names, allowed))
-            case ast.BinOp(left=left, op=op, right=right) if type(op) in _NUMBERS:
-                a, b = self._worked_out(left, names, allowed), self._worked_out(right, names, allowed)
-                return _NUMBERS[type(op)](_number(a), _number(b))
-            case ast.Call(func=ast.Name(id=call), args=[argument], keywords=[]) if call in _CALLS:
-                return _CALLS[call](self._worked_out(argument, names, allowed))
-            case ast.IfExp(test=test, body=body, orelse=other):
-                return self._worked_out(body if self._worked_out(test, names, allowed) else other, names, allowed)
-            case ast.Attribute(value=ast.Attribute(attr="CommonKeys"), attr=key) if key.lower() in _COMMON_KEYS:
-                return key.lower()
-            case ast.Call(func=ast.Attribute(value=ast.Name(id="torch"), attr="device")):
-                return "cpu"  # the config's device is the one it was trained on; ours is chosen when it runs
-            case ast.Attribute(value=ast.Name(id="torch"), attr=dtype) if dtype in _DTYPES:
-                import torch
-
-                return getattr(torch, dtype)
-            case ast.Attribute(value=ast.Name(id="np" | "numpy"), attr=dtype) if dtype in _DTYPES:
-                import numpy as np
-
-                return np.dtype(dtype).type
-        raise _Code
-
     def _needs_code(self, id: str, what: Any) -> Any:
         """Refuse an entry that is more than data."""
         raise UntrustedModel(
@@ -287,10 +242,6 @@ class Resolver:
             entry=id,
             what=str(what)[:80],
         )
-
-
-class _Code(Exception):  # noqa: N818
-    """An expression that is more than data."""
 
 
 class _Visit:
@@ -308,56 +259,5 @@ class _Visit:
         self._under_way.remove(self._id)
 
 
-def _parsed(text: str, id: str) -> tuple[ast.expr | None, dict[str, str]]:
-    """Syntax tree of a ``$`` expression with its references as names, and the ids these stand for."""
-    names: dict[str, str] = {}
-
-    def named(reference: re.Match[str]) -> str:
-        name = f"_reference_{len(names)}_"
-        names[name] = _absolute(reference[0], id)
-        return name
-
-    try:
-        return ast.parse(_REFERENCE.sub(named, text[1:]).strip(), mode="eval").body, names
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return None, names
-
-
-def _summands(tree: ast.expr) -> Iterator[ast.expr]:
-    if isinstance(tree, ast.BinOp) and isinstance(tree.op, ast.Add):
-        yield from _summands(tree.left)
-        yield from _summands(tree.right)
-    else:
-        yield tree
-
-
-def _absolute(reference: str, id: str) -> str:
-    """Id that a reference or macro means; one that begins with separators counts from the entry that it stands in."""
-    name = reference[1:].replace("#", "::")
-    inner = name.lstrip(":")
-    up = (len(name) - len(inner)) // 2
-    if up == 0:
-        return name
-    parts = id.split("::")
-    if up > len(parts):
-        raise ModelError(f"The config's entry {id!r} refers to {reference!r}, above the config itself; correct it.")
-    return "::".join([*parts[: len(parts) - up], inner])
-
-
 def _nothing(target: str) -> None:
     """Allow no component at all."""
-
-
-def _number(value: Any) -> Any:
-    if not isinstance(value, int | float) or abs(value) > 1e18:
-        raise TypeError(f"{str(value)[:40]!r} is no number of a sensible size")
-    return value
-
-
-def _sum(a: Any, b: Any) -> Any:
-    """Add two numbers, or join two texts, lists or tuples of one kind."""
-    if isinstance(a, str | list | tuple) and type(a) is type(b):
-        if len(a) + len(b) > _MOST_STEPS:
-            raise ValueError("it grows without end")
-        return operator.add(a, b)
-    return _number(a) + _number(b)

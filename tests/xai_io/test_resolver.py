@@ -1,3 +1,5 @@
+import contextlib
+
 import numpy as np
 import pytest
 import torch
@@ -122,11 +124,25 @@ def test_circles_and_bombs_end():
     bomb = {"x0": ["boom"] * 10, **{f"x{n}": f"$@x{n - 1} + @x{n - 1}" for n in range(1, 60)}}
     with pytest.raises(ModelError, match="without end"):
         Resolver(bomb).value("x59", nothing)
+    copies = {"long": [0] * 10_000, "x": [f"$@long + [{n}]" for n in range(1000)]}
+    with pytest.raises(ModelError, match="without end"):
+        Resolver(copies).value("x", nothing)
     laughs = ["ha"]
     for _ in range(40):
         laughs = [laughs, laughs]  # as YAML's aliases make them
     with pytest.raises(ModelError, match="without end"):
         Resolver({"x": laughs}).value("x", nothing)
+
+
+def test_depth_ends():
+    for node in ("$" + "-" * 900 + "1", "$" + "(" * 150 + "@two" + ")" * 150, "$" + "[" * 90 + "]" * 90):
+        with contextlib.suppress(ModelError):
+            value(node)
+    deep = []
+    for _ in range(5000):
+        deep = [deep]
+    with pytest.raises(ModelError, match="nested too deeply"):
+        value(deep)
 
 
 def test_components_need_the_allow_list():
