@@ -19,8 +19,19 @@ from matplotlib.figure import Figure
 from PIL import Image, PngImagePlugin
 from pydicom.dataset import Dataset
 
-from xai_io import ExportError, read_volume, write_json, write_montage, write_nifti
-from xai_io.dicom_out import Identity, checked, leaks
+from xai_io import (
+    ExportError,
+    Report,
+    display_for,
+    read_volume,
+    write_json,
+    write_montage,
+    write_nifti,
+    write_omezarr,
+    write_report_html,
+    write_report_pdf,
+)
+from xai_io.dicom_out import Identity, checked, leaks, write_measurement_report, write_segmentation
 from xai_io.regions import clusters, write_regions
 
 KEY = Identity(secret=b"a key of tests, 0123456789")
@@ -196,16 +207,42 @@ def test_checked_removes_what_leaks_and_names_no_value(tmp_path, scan):
     assert "Erika" not in str(caught.value) and not (tmp_path / "x.json").exists()
 
 
-def test_our_own_outputs_are_no_leaks(tmp_path, scan):
+@pytest.mark.parametrize("name", ["Müller^Erika", "English^Parent", "Case^Report", "Brown^Rose^May", "Little^Grant"])
+def test_our_own_outputs_are_no_leaks(tmp_path, name):
+    def edit(k, image):
+        identified(k, image)
+        image.PatientName, image.PatientID, image.AccessionNumber = name, "12", "100"
+        image.StationName, image.InstitutionName, image.StudyDescription = "CT", "Radiology", "CT abdomen"
+
+    make_series(tmp_path / "in", STORED, AFFINE, modality="CT", edit=edit)
+    scan, out = read_volume(tmp_path / "in"), tmp_path / "out"
     relevance = scan.with_data(np.random.default_rng(1).normal(size=(1, *scan.shape)).astype(np.float32))
     labels, regions = clusters(relevance, 1.5)
-    write_nifti(tmp_path / "relevance.nii.gz", relevance)
-    write_nifti(tmp_path / "labels.nii.gz", labels)
-    write_montage(tmp_path / "montage.png", scan, relevance, caption={"method": "GradCAM", "question": "liver?"})
-    write_regions(tmp_path / "regions.csv", regions)
-    write_json(tmp_path / "record.json", {"method": "GradCAM", "affine": scan.affine.tolist(), "seconds": 1.25})
-    as_pdf(tmp_path / "report", "relevance for class liver")
-    assert leaks(tmp_path, scan) == ()
+    record = {
+        "question": "CT abdomen: which voxels raise “liver”?",
+        "method": "GradCAM",
+        "parameters": {"layer": "encoder.3"},
+        "model": {"name": "CT abdomen", "sha256": "0123456789abcdef" * 4},
+        "prediction": {"liver": 1200.5, "spleen": 100.0},
+        "prediction_unit": "mm3",
+        "versions": {"torch": "2.10"},
+        "seconds": 1.25,
+    }
+    report = Report(
+        scan=scan, relevance=relevance, record=record, display=display_for(scan, relevance), regions=regions
+    )
+    out.mkdir()
+    drawn = [*write_report_html(out / "r.html", report), *write_report_pdf(out / "r.pdf", report)]
+    write_nifti(out / "relevance.nii.gz", relevance)
+    write_omezarr(out / "relevance.ome.zarr", relevance)
+    write_montage(out / "montage.png", scan, relevance, caption={"method": "GradCAM", "question": "liver?"})
+    write_regions(out / "regions.csv", regions)
+    write_json(out / "record.json", record | {"affine": scan.affine.tolist(), "modality": "CT"})
+    write_segmentation(out / "regions.dcm", scan, labels, regions, record=record, identity=KEY)
+    write_measurement_report(
+        out / "sr.dcm", scan, regions, segmentation=out / "regions.dcm", record=record, identity=KEY
+    )
+    assert leaks(out, scan, drawn=drawn) == ()
 
 
 @pytest.mark.parametrize(
@@ -214,7 +251,8 @@ def test_our_own_outputs_are_no_leaks(tmp_path, scan):
 def test_names_that_are_ordinary_words_raise_no_alarm_and_are_found_together(tmp_path, name):
     def edit(k, image):
         identified(k, image)
-        image.PatientName, image.PatientID, image.StudyID, image.AccessionNumber = name, "1", "2", "12"
+        image.PatientName, image.PatientID, image.StudyID, image.AccessionNumber = name, "1", "2", "100"
+        image.StationName, image.InstitutionName = "CT", "Radiology"
 
     make_series(tmp_path / "in", STORED, AFFINE, modality="CT", edit=edit)
     scan = read_volume(tmp_path / "in")

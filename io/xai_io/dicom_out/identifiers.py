@@ -4,7 +4,7 @@ Looked for, in the words of a text (letters and digits; case, accents and what s
 
 - each part of a person's name of three letters or more, and the whole name, glued together too;
 - identifiers (of patient, study, order, institution, station, device, ...): whole values of four characters or more,
-  five if they are digits alone; shorter ones only where a value of the output is that and nothing else;
+  five if they are digits alone; shorter ones, if not of digits, only where a value is that and nothing else;
 - other text and private values, which many scans share: whole values of eight characters or more, and of four words or
   with a number of four digits; names and identifiers in them are looked for by themselves;
 - dates in the usual notations, but for today's, on which anything may be written;
@@ -32,6 +32,7 @@ from ..errors import ExportError
 from ..volume import Source
 from .deidentified import CODES, DUMMY_DATE, words_of
 from .texts import TEXT_VR, elements, several
+from .vocabulary import OURS
 
 if TYPE_CHECKING:
     from pydicom import DataElement, Dataset
@@ -48,25 +49,6 @@ _IDENTIFYING = re.compile(
     r"IDs?$|(Accession|Order|Serial|Telephone|Issue)Numbers?|Address|Institution|Station|Telecom|Physician|Operator"
     r"|Performer|Issuer|Location|Residence|Insurance|AETitle|URI$|DeviceIdentifier"
 )
-# Words of our own outputs, of the formats they are in, and of folders that everybody has.
-_OURS = words_of("""
-    activity alpha anonymous anonymized area art axial background band bar base bed bell best beta big bill bin black
-    block blue body bold bone border box brain branch bright brown bush button call car case cast center centre chance
-    channel class clear close cloud cluster code color colour column cook coronal count cross dark data day dead deep
-    default dense depth desktop device diagnosis dicom display document documents downloads drop east effect element
-    empty end error even explain export false field file fill find fine fish fit flat float font for forest frame free
-    from full gain gap gray green grey grid ground hall hand head health heart high hill home house image images input
-    key king label lake last layer left less level light lime limit line list liver long love low lung main map mark
-    mask max mean mesh min mode model moon mount name network new nice nifti none north not note null nurse only
-    hospital clinic university radiology radiological department medical imaging institute unknown
-    open order output page park part path patient peak phantom pixel place plane point pool post power prediction
-    price prime question random range ray record red region relevance research reset results rich right rise river
-    rock root rose row sagittal sample scale scan scans score seed series set shade shape share sharp short shot show
-    side sign silver size slice small smooth soft source south space spleen stack step stone strong study sum sun
-    target test tester text the threshold time tip title top total tree true tumor tumour unit unknown use user users
-    value van version volume volumes voxel wall warm warning water weight west white wide width window with wolf
-    wood word work yellow young zero von der del
-    """)
 
 
 @dataclass(frozen=True)
@@ -146,7 +128,7 @@ def identifiers(source: Source) -> Identifiers:
         _put(words, part, "a name of the source's files or folders")
     standard = ("1.2.840.10008.", "1.2.826.0.1.3680043.8.498.1 ", "1.2.826.0.1.3680043.9.7433.1.1 ")
     return Identifiers(
-        words={term: kind for term, kind in words.items() if not (len(term) == 1 and term[0] in _OURS)},
+        words={term: kind for term, kind in words.items() if not (len(term) == 1 and term[0] in OURS)},
         whole=whole,
         uids=frozenset(uid for uid in uids if uid and not f"{uid} ".startswith(standard)),
         pieces=pieces,
@@ -208,9 +190,9 @@ def _remember(element: DataElement, value: str, words: dict[tuple[str, ...], str
         if not _IDENTIFYING.search(element.keyword):
             if length >= 8 and (len(tokens) > 3 or re.search(r"\d{4}", plain)):
                 _put(words, value, kind)
-        elif length >= (5 if all(map(str.isdigit, tokens)) else 4) and not (len(tokens) == 1 and plain in _OURS):
+        elif length >= (5 if all(map(str.isdigit, tokens)) else 4) and not (len(tokens) == 1 and plain in OURS):
             _put(words, value, kind)
-        elif length >= (3 if plain.isdigit() else 2):
+        elif length > 1 and not plain.isdigit() and plain not in OURS:
             whole[plain] = kind
 
 
@@ -263,7 +245,7 @@ def _names(source: Source) -> set[str]:
             found.update(part.partition(".nii")[0].removesuffix(".dcm") for part in path.parts[-3:])
     return {
         name for name in found
-        if (len(name) >= 5 and not name.islower() and not name.isdigit() and _plain(name) not in _OURS)
+        if (len(name) >= 5 and not name.islower() and not name.isdigit() and _plain(name) not in OURS)
         or (len(name) >= 6 and any(map(str.isdigit, name)) and any(map(str.isalpha, name)))
         or (len(name) >= 8 and len(_TOKEN.findall(name)) > 1)
     }  # fmt: skip

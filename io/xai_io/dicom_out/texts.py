@@ -157,12 +157,11 @@ def _pdf_texts(raw: bytes) -> Iterator[tuple[str, str, int]]:
     reader = pypdf.PdfReader(io.BytesIO(raw))
     yield from (("PDF metadata", str(value), 0) for value in (reader.metadata or {}).values())
     yield from (("PDF page", page.extract_text(), 0) for page in reader.pages)
-    for start in re.finditer(rb"stream\r?\n", raw):
-        try:
-            stream = zlib.decompressobj().decompress(raw[start.end() :])
-        except zlib.error:
-            continue
-        yield "PDF stream", _printable(stream), _LEAST_RAW
+    for number in range(1, int(str(reader.trailer["/Size"]))):
+        part = reader.get_object(number)
+        if not isinstance(part, pypdf.generic.StreamObject) or "/Length1" in part or part.get("/Subtype") == "/Image":
+            continue  # letters of a font, or pixels
+        yield "PDF stream", _printable(part.get_data()), _LEAST_RAW
     yield "its bytes", _printable(re.sub(rb"stream\r?\n.*?endstream", b"", raw, flags=re.DOTALL)), _LEAST_RAW
 
 
