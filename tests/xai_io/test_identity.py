@@ -4,6 +4,7 @@ import re
 import stat
 import subprocess
 import sys
+import zipfile
 
 import numpy as np
 import pydicom
@@ -183,6 +184,12 @@ def test_scans_without_a_series_of_their_own_are_refused(scan):
     for other in (Volume(scan.data, scan.affine), scan.reoriented("RAS")):
         with pytest.raises(ExportError, match="NIfTI, OME-Zarr, PNG or the report"):
             sources(other, Identity(secret=KEY))
+    archive = scan.source.path.with_suffix(".zip")
+    with zipfile.ZipFile(archive, "w") as file:
+        for path in scan.source.files:
+            file.write(path, path.name)
+    with pytest.raises(ExportError, match="archive: unpack"):
+        sources(read_volume(archive), Identity(secret=KEY))
     scan.source.files[0].unlink()
     with pytest.raises(ExportError, match="can no longer be read"):
         sources(scan, Identity(secret=KEY))

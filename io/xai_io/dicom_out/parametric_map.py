@@ -10,7 +10,8 @@ import numpy as np
 
 from ..volume import Volume
 from .identity import Identity
-from .result import SCHEME, Result, digest, on_grid, short, write_dataset
+from .result import SCHEME, Result, digest, on_grid, short
+from .writing import write_dataset
 
 _SERIES_NUMBER = 9001
 

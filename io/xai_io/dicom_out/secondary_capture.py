@@ -16,8 +16,9 @@ from ..display import Display
 from ..volume import Volume
 from .identity import Identity
 from .leaks import leaked, leaks
-from .result import NAME, NOTICE, Result, digest, on_grid, series_aside
+from .result import NAME, NOTICE, Result, digest, on_grid
 from .source import refuse_burned_in
+from .writing import series_aside
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -12,7 +12,8 @@ from ..errors import ExportError
 from ..regions import Region
 from ..volume import Volume
 from .identity import Identity
-from .result import SCHEME, Result, digest, on_grid, short, write_dataset
+from .result import SCHEME, Result, digest, on_grid, short
+from .writing import write_dataset
 
 if TYPE_CHECKING:
     from highdicom.sr import CodedConcept

@@ -97,9 +97,8 @@ def sources(scan: Volume, identity: Identity) -> SourceSeries:
     files = scan.source.files
     if scan.source.format != "dicom" or len(files) != scan.shape[2] or not any(files):
         raise ExportError(
-            f"DICOM was asked for of a scan that is not on the grid of a DICOM series (it is "
-            f"{scan.source.format or 'made in memory'}{', resampled' if scan.source.format == 'dicom' else ''}); "
-            "DICOM results belong to one: write NIfTI, OME-Zarr, PNG or the report instead."
+            f"DICOM was asked for of a scan that is not on the grid of a DICOM series ({_what(scan)}), to which DICOM "
+            "results belong; write NIfTI, OME-Zarr, PNG or the report instead."
         )
     read = {path: read_header(path) for path in dict.fromkeys(files) if path is not None}
     if not all(header.get(keyword) for header in read.values() for keyword in _NEEDED):
@@ -115,8 +114,8 @@ def sources(scan: Volume, identity: Identity) -> SourceSeries:
     down, across = float(np.linalg.norm(step[:3, 1])), float(np.linalg.norm(step[:3, 0]))
     row, column = step[:3, 0] / across, step[:3, 1] / down
     normal = np.cross(row, column)
-    said = next((plane for plane in planes if plane is not None and np.allclose(plane[1], [*row, *column], atol=1e-4)
-                 and np.allclose(plane[2], [down, across], rtol=1e-4)), None)  # fmt: skip
+    same = ([*row, *column, down, across], 1e-4)  # what files say is written as they say it, to the last digit
+    said = next((plane for plane in planes if plane and np.allclose([*plane[1], *plane[2]], *same)), None)
     computed = (step @ [*np.zeros((2, scan.shape[2])), np.arange(scan.shape[2]), np.ones(scan.shape[2])])[:3].T
     return SourceSeries(
         headers=tuple(None if path is None else clean[path] for path in files),
@@ -127,6 +126,13 @@ def sources(scan: Volume, identity: Identity) -> SourceSeries:
         slice_spacing=float(abs(step[:3, 2] @ normal)) if scan.shape[2] > 1 else scan.spacing[2],
         shape=(scan.shape[1], scan.shape[0]),
     )
+
+
+def _what(scan: Volume) -> str:
+    """What a scan without a series is, in a few words."""
+    if scan.source.format == "dicom":
+        return "it was resampled, or read from an archive: unpack that"
+    return scan.source.format or "made in memory"
 
 
 def read_header(path: Path) -> Dataset:
@@ -257,7 +263,7 @@ def write_source(
     import pydicom
 
     from .leaks import leaked, leaks
-    from .result import series_aside
+    from .writing import series_aside
 
     identity = identity or Identity()
     if identity.keep:

@@ -11,8 +11,9 @@ from ..errors import ExportError
 from ..regions import Region
 from ..volume import Volume
 from .identity import Identity
-from .result import NAME, SCHEME, Result, short, version, write_dataset
+from .result import NAME, SCHEME, Result, short, version
 from .segmentation import region_type, segment_label
+from .writing import write_dataset
 
 if TYPE_CHECKING:
     from highdicom.sr import Measurement, ReferencedSegment, VolumetricROIMeasurementsAndQualitativeEvaluations
