@@ -35,10 +35,10 @@ samples: .venv/dev.stamp        ## make the sample volumes and train the sample 
 	$(BIN)/python sample_volumes/make_volumes.py
 	$(BIN)/python sample_volumes/train.py
 
-# What the GUI tests need on Debian and Ubuntu: a virtual display, software OpenGL and Qt's XCB libraries.
+# What tests need on Debian and Ubuntu: a virtual display, software OpenGL, Qt's XCB libraries; a judge of DICOM files.
 SYSTEM := xvfb xauth libgl1 libegl1 libopengl0 libgl1-mesa-dri libglx-mesa0 libxkbcommon-x11-0 libdbus-1-3 \
   libfontconfig1 libxcb-cursor0 libxcb-icccm4 libxcb-image0 libxcb-keysyms1 libxcb-randr0 \
-  libxcb-render-util0 libxcb-shape0 libxcb-xinerama0
+  libxcb-render-util0 libxcb-shape0 libxcb-xinerama0 dicom3tools
 
 system:
 	@if command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ] && ! dpkg -s $(SYSTEM) >/dev/null 2>&1; then \

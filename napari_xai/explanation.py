@@ -12,7 +12,7 @@ import numpy as np
 
 from methods3d import Attribution
 from methods3d.faithfulness import Curve, Faithfulness
-from napari_xai.exports import ALWAYS, EXPORTS, Results, wanted
+from napari_xai.exports import EXPORTS, Results, wanted
 from napari_xai.layers import LayerData, label_layer, relevance_layers, scan_layers
 from napari_xai.scan_space import FieldOfView, WayBack
 from xai_io import (
@@ -187,7 +187,7 @@ class Explanation:
         names = wanted(exports, self.scan, identity)
         results = Results(self, display or self.display, identity, self.record, folder, overwrite)
         lacking = {name: why for name in names if (why := EXPORTS[name].missing(results))}
-        asked = {name: why for name, why in lacking.items() if name not in ALWAYS}
+        asked = {name: why for name, why in lacking.items() if name not in ("prediction", "curves")}
         record = self.record | {"display": results.display.record} | ({"not_written": asked} if asked else {})
         as_json(record)  # before anything is written
         results = replace(results, record=record)

@@ -173,6 +173,11 @@ def _no_curves(results: Results) -> str:
     return "no curves were measured" if results.explanation.faithfulness is None else ""
 
 
+def _burned_in(results: Results) -> str:
+    shows = not results.identity.keep and xai_io.burned_in(results.scan)
+    return "the scan says that text is burned into its pixels, which pictures would show" if shows else ""
+
+
 def _no_regions(results: Results) -> str:
     if results.display.threshold == 0:
         return "the display has no threshold, and regions are what passes it"
@@ -182,17 +187,17 @@ def _no_regions(results: Results) -> str:
 EXPORTS: Mapping[str, Export] = {
     "relevance": Export("relevance.nii.gz", "relevance on the scan's grid", _relevance),
     "prediction": Export("prediction.nii.gz", "predicted labels", _prediction, _no_labels),
-    "montage": Export("montage.png", "slices around the peak", _montage),
+    "montage": Export("montage.png", "slices around the peak", _montage, _burned_in),
     "regions": Export("regions.csv", "table of regions", _regions),
     "curves": Export("curves.png", "deletion and insertion curves", _curves, _no_curves),
-    "html": Export("report.html", "report, one self-contained page", _html),
-    "pdf": Export("report.pdf", "report, to print", _pdf),
+    "html": Export("report.html", "report, one self-contained page", _html, _burned_in),
+    "pdf": Export("report.pdf", "report, to print", _pdf, _burned_in),
     "zarr": Export("relevance.ome.zarr", "relevance as OME-Zarr", _zarr),
     "pm": Export("parametric_map.dcm", "DICOM Parametric Map", _parametric_map),
-    "sc": Export("secondary_capture", "DICOM Secondary Capture, a colour overlay series", _secondary_capture),
+    "sc": Export("secondary_capture", "DICOM Secondary Capture, colour overlays", _secondary_capture, _burned_in),
     "seg": Export("segmentation.dcm", "DICOM Segmentation of the regions", _segmentation, _no_regions),
     "sr": Export("measurements.dcm", "DICOM SR (TID 1500) with the regions' numbers", _measurements, _no_regions),
-    "source": Export("source", "the de-identified source series", _source),
+    "source": Export("source", "the de-identified source series", _source, _burned_in),
 }
 ALWAYS = ("relevance", "prediction", "montage", "regions", "curves")
 GROUPS: Mapping[str, tuple[str, ...]] = {

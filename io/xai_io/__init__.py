@@ -7,6 +7,7 @@ from .curves import write_curves
 from .dicom import Choices, Series, Verdict, find_series, read_series
 from .dicom_out import (
     Identity,
+    burned_in,
     checked,
     patient,
     sources,
@@ -53,6 +54,7 @@ __all__ = [
     "WindowSettings",
     "XaiIOError",
     "as_json",
+    "burned_in",
     "checked",
     "clusters",
     "covered",

@@ -13,6 +13,18 @@ from typing import BinaryIO
 
 from .errors import ExportError
 
+CONFIG_FOLDER = "NAPARI_XAI_CONFIG"  # environment variable that names another folder than the user's own
+
+
+def config_folder() -> Path:
+    """Where what the user has settled once is kept; it need not exist."""
+    given = os.environ.get(CONFIG_FOLDER)
+    if given:
+        return Path(given)
+    from platformdirs import user_config_path
+
+    return user_config_path("napari-xai", appauthor=False)
+
 
 @contextlib.contextmanager
 def written_aside(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator[BinaryIO]:

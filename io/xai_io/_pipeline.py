@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
@@ -13,6 +14,7 @@ from .errors import ModelError, UntrustedModel
 
 Activation: TypeAlias = Literal["softmax", "sigmoid"]
 
+_LARGEST_WINDOW = 2**16  # voxels along an axis
 _UNDERSTOOD = ("Activationsd", "AsDiscreted")
 _RESIZING = ("Resized", "Zoomd", "Affined")
 
@@ -97,9 +99,30 @@ def windows(resolver: Resolver) -> WindowSettings | None:
         if resolver.has(f"{steps[0].id}::{field.name}"):
             value = resolver.value(f"{steps[0].id}::{field.name}", allowed.nothing)
             found[field.name] = tuple(value) if isinstance(value, list) else value
+            if not _sensible(field.name, found[field.name]):
+                raise ModelError(
+                    f"The bundle's SlidingWindowInferer has the {field.name} {str(value)[:40]!r}, which MONAI's cannot "
+                    "have; correct the config."
+                )
     if "roi_size" not in found:
         raise ModelError("The bundle's SlidingWindowInferer has no roi_size; add it to the config.")
     return WindowSettings(**found)
+
+
+def _sensible(name: str, value: Any) -> bool:
+    """Whether a setting of windows is of the kind that MONAI documents."""
+    if name == "mode":
+        return value in ("constant", "gaussian")
+    if name == "padding_mode":
+        return isinstance(value, str)
+    numbers = value if isinstance(value, tuple) else (value,)
+    if not numbers or any(isinstance(n, bool) or not isinstance(n, int | float) for n in numbers):
+        return False
+    if name in ("roi_size", "sw_batch_size"):
+        return all(isinstance(n, int) and n < _LARGEST_WINDOW for n in numbers) and (
+            name == "roi_size" or numbers[0] > 0
+        )
+    return name == "cval" or all(0 <= n < (1 if name == "overlap" else math.inf) for n in numbers)
 
 
 def postprocessing(resolver: Resolver) -> tuple[Activation | None, float | None, list[str]]:

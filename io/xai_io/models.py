@@ -110,6 +110,8 @@ def load_model(
     ModelError
         If it is no model of these forms, its config is broken, or the weights do not fit the network.
     """
+    if trust not in (True, False, "remember"):
+        raise ModelError(f"trust is {trust!r}; give True, False or 'remember'.")
     files = ModelFiles.of(Path(path), None if network is None else Path(network))
     known = files.hash
     loaded = _loaded(files, known, trust=bool(trust) or trusted(known))

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from pathlib import Path
 
-from ._files import written_aside
+from ._files import CONFIG_FOLDER, config_folder, written_aside
 from .errors import ModelError
 
-FOLDER = "NAPARI_XAI_CONFIG"  # environment variable that names another folder than the user's own
 _HASH = re.compile(r"[0-9a-f]{64}")
 
 
@@ -45,12 +43,7 @@ def forget(hash: str) -> None:
 
 
 def _file() -> Path:
-    given = os.environ.get(FOLDER)
-    if given:
-        return Path(given) / "trusted_models.json"
-    from platformdirs import user_config_path
-
-    return user_config_path("napari-xai", appauthor=False) / "trusted_models.json"
+    return config_folder() / "trusted_models.json"
 
 
 def _remembered() -> set[str]:
@@ -72,7 +65,7 @@ def _write(hashes: set[str]) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ModelError(
-            f"{file.parent} cannot be made ({error.strerror}); set {FOLDER} to a folder that can be written to."
+            f"{file.parent} cannot be made ({error.strerror}); set {CONFIG_FOLDER} to a folder that can be written to."
         ) from error
     with written_aside(file, overwrite=True) as stream:
         stream.write(json.dumps({"sha256": sorted(hashes)}, indent=2).encode())

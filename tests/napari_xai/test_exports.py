@@ -82,6 +82,21 @@ def test_what_a_map_without_regions_cannot_have_is_said_and_the_rest_is_written(
     assert record["not_written"] == dict.fromkeys(("seg", "sr"), "no region of the map passes the threshold")
 
 
+def test_no_picture_is_made_of_a_scan_with_text_in_its_pixels(segmenter, tmp_path):
+    def edit(k, image):
+        identified(k, image)
+        image.BurnedInAnnotation = "YES"
+
+    stored = np.random.default_rng(0).integers(0, 300, (18, 18, 18)).astype(np.uint16)
+    make_series(tmp_path / "s", stored, np.diag([-2.0, -2, 2, 1]), edit=edit)
+    found = explain(tmp_path / "s", segmenter, method="saliency", target="lesion")
+    paths = found.save(tmp_path / "out", ("report", "sc", "source", "pm"), identity=KEY)
+    assert not {"montage", "html", "pdf", "sc", "source"} & paths.keys() and "pm" in paths
+    assert len(json.loads(paths["provenance"].read_text())["not_written"]) == 5
+    kept = Identity(keep=True, secret=KEY.secret)
+    assert "montage" in found.save(tmp_path / "kept", identity=kept)
+
+
 def test_formats_that_are_no_longer_asked_for_do_not_stay_beside_another_map(found, tmp_path):
     found.save(tmp_path, ("html", "zarr"))
     found.save(tmp_path, overwrite=True)

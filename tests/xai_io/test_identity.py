@@ -45,12 +45,15 @@ def test_uids_are_one_keyed_mapping():
 def test_a_key_that_could_be_guessed_is_refused(monkeypatch):
     monkeypatch.setenv("NAPARI_XAI_SECRET", "short")
     with pytest.raises(ExportError, match=r"5 bytes .* at least 16"):
-        Identity()
+        Identity().uid("1.2.3")
+    with pytest.raises(ExportError, match=r"3 bytes"):
+        Identity(secret=b"key")
 
 
 def test_the_users_key_is_made_once_and_is_the_users_alone(tmp_path, monkeypatch):
     monkeypatch.delenv("NAPARI_XAI_SECRET", raising=False)
-    monkeypatch.setattr("platformdirs.user_config_dir", lambda *a, **k: str(tmp_path / "config"))
+    monkeypatch.setenv("NAPARI_XAI_CONFIG", str(tmp_path / "config"))
+    assert Identity() == Identity() and not (tmp_path / "config").exists()  # not before it is needed
     first = user_secret()
     assert len(first) == 64 and user_secret() == first
     (path,) = (tmp_path / "config").iterdir()

@@ -88,8 +88,10 @@ def opened(file: File) -> Iterator[BinaryIO]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep pydicom's warnings away: they quote values, which may be a patient's."""
-    with warnings.catch_warnings():
+    """Keep pydicom's warnings away, and what it logs: they quote values, which may be a patient's."""
+    from pydicom.config import disable_value_validation
+
+    with warnings.catch_warnings(), disable_value_validation():
         warnings.simplefilter("ignore")
         yield
 

@@ -3,7 +3,7 @@
 from .identity import Identity, user_secret
 from .leaks import checked, leaks
 from .parametric_map import write_parametric_map
-from .patient import patient
+from .patient import burned_in, patient
 from .secondary_capture import write_secondary_capture
 from .segmentation import write_segmentation
 from .source import sources, write_source
@@ -11,6 +11,7 @@ from .structured_report import write_measurement_report
 
 __all__ = [
     "Identity",
+    "burned_in",
     "checked",
     "leaks",
     "patient",

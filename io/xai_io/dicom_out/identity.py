@@ -10,6 +10,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from .._files import config_folder
 from ..errors import ExportError
 
 SECRET_VARIABLE = "NAPARI_XAI_SECRET"
@@ -29,10 +30,8 @@ def user_secret() -> bytes:
     """
     given = os.environ.get(SECRET_VARIABLE)
     if given is not None:
-        return given.encode()
-    import platformdirs
-
-    path = Path(platformdirs.user_config_dir("napari-xai", appauthor=False)) / "secret"
+        return _long_enough(given.encode())
+    path = config_folder() / "secret"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -47,6 +46,16 @@ def user_secret() -> bytes:
             f"The key for pseudonyms at {path} can be neither made nor read ({error.strerror or error}); "
             f"set {SECRET_VARIABLE} to a long random text."
         ) from error
+
+
+def _long_enough(secret: bytes) -> bytes:
+    """Refuse a key that could be guessed."""
+    if len(secret) < _LEAST_BYTES:
+        raise ExportError(
+            f"A key for pseudonyms of {len(secret)} bytes was given; at least {_LEAST_BYTES} are needed: "
+            f"set {SECRET_VARIABLE} to a long random text, or unset it."
+        )
+    return secret
 
 
 def _existing(path: Path) -> bytes:
@@ -76,7 +85,8 @@ class Identity:
     keep
         File the results into the original study instead: its patient, study and frame of reference are kept.
     secret
-        Key of the mapping; in no output, nor in `repr`.
+        Key of the mapping; in no output, nor in `repr`. None is this user's own (see `user_secret`), which is only
+        made or read where something has to be mapped.
 
     Raises
     ------
@@ -85,15 +95,12 @@ class Identity:
     """
 
     keep: bool = False
-    secret: bytes = field(default_factory=user_secret, repr=False)
+    secret: bytes | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         """Refuse a key that could be guessed."""
-        if len(self.secret) < _LEAST_BYTES:
-            raise ExportError(
-                f"A key for pseudonyms of {len(self.secret)} bytes was given; at least {_LEAST_BYTES} are needed: "
-                f"set {SECRET_VARIABLE} to a long random text, or unset it."
-            )
+        if self.secret is not None:
+            _long_enough(self.secret)
 
     def uid(self, original: str) -> str:
         """Map a UID of the source: the same for the same one, always; unchanged where identity is kept."""
@@ -109,4 +116,6 @@ class Identity:
 
     def _digest(self, purpose: str, *parts: str) -> bytes:
         message = "\0".join((purpose, *(part.strip(" \0") for part in parts)))
-        return hmac.new(self.secret, message.encode(), hashlib.sha256).digest()
+        return hmac.new(
+            user_secret() if self.secret is None else self.secret, message.encode(), hashlib.sha256
+        ).digest()

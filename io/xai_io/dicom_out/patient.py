@@ -1,4 +1,4 @@
-"""Who a scan is of: only for those who keep the identity on purpose."""
+"""What a scan shows of its patient: the header, for those who keep the identity on purpose, and the pixels."""
 
 from __future__ import annotations
 
@@ -27,3 +27,9 @@ def patient(scan: Volume) -> dict[str, str]:
     header = None if file is None else read_header(file)
     found = {} if header is None else {what: str(header.get(keyword) or "") for what, keyword in _ASKED.items()}
     return {what: value for what, value in found.items() if value}
+
+
+def burned_in(scan: Volume) -> bool:
+    """Whether the scan's DICOM series says that text is burned into its pixels; errors as `patient`."""
+    file = next((file for file in scan.source.files if file is not None), None)
+    return file is not None and str(read_header(file).get("BurnedInAnnotation", "")).upper() == "YES"

@@ -160,7 +160,8 @@ class _Frame:
 
         size = max(14, round(shape[0] / 34))
         font = _font(size)
-        bar = 7 * size
+        widest = max(font.getlength(_word(value)) for value in (display.limit, -display.limit, display.threshold))
+        bar = round(3 * size + max(widest, font.getlength("relevance")))
         width = max(shape[1] + bar, 26 * size)
         lines = _lines(result, display, int((width - size) / font.getlength("n")))
         pitch = round(1.35 * size)
@@ -245,11 +246,15 @@ def _draw_bar(
     words = []
     for value in values:
         y = top + (1 - value / display.limit) / 2 * (high - 1)
-        words.append(f"{value:.2g}".replace("-", "−"))
+        words.append(_word(value))
         draw.line([(left + wide, y), (left + wide + size // 3, y)], _INK)
         draw.text((left + wide + size // 2 + 2, y), words[-1], _INK, font, anchor="lm")
     draw.text((left, top - size // 2), "relevance", _DIM, font, anchor="lb")
     return [*words, "relevance"]
+
+
+def _word(value: float) -> str:
+    return f"{value:.2g}".replace("-", "−")
 
 
 def _ends(direction: npt.NDArray[np.float64], letters: Sequence[str]) -> tuple[str, str]:
