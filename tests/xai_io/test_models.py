@@ -273,6 +273,21 @@ def test_inferers(tmp_path, bundle):
             load_model(bundle(tmp_path / name, inferer=inferer))
 
 
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"roi_size": "large"}, {"roi_size": None}, {"roi_size": [10**9] * 3}, {"roi_size": 1.5}, {"roi_size": []},
+        {"overlap": 1}, {"overlap": -0.1}, {"overlap": "half"}, {"overlap": float("nan")}, {"sw_batch_size": 0},
+        {"mode": "Gauss"}, {"mode": 1}, {"padding_mode": 0}, {"cval": "air"}, {"sigma_scale": -1}, {"cval": True},
+    ],
+)  # fmt: skip
+def test_windows_that_no_inferer_has(tmp_path, bundle, setting):
+    inferer = {"_target_": "SlidingWindowInferer", "roi_size": [8, 8, 8], **setting}
+    (name,) = setting
+    with pytest.raises(ModelError, match=f"SlidingWindowInferer has the {name}"):
+        load_model(bundle(tmp_path / "b", inferer=inferer))
+
+
 def test_window_defaults_are_monais():
     import inspect
 

@@ -58,6 +58,8 @@ def test_a_damaged_list_trusts_nothing_and_is_not_overwritten(folder):
 def test_trust_once_is_not_remembered_and_remembered_trust_needs_none(coded, folder):
     with pytest.raises(UntrustedModel, match="network_def"):
         load_model(coded)
+    with pytest.raises(ModelError, match="trust is 'no'"):
+        load_model(coded, trust="no")
     once = load_model(coded, trust=True)
     assert once.ran[0] == "network_def" and not folder.exists()
     with pytest.raises(UntrustedModel):
