@@ -62,7 +62,7 @@ class Panel(QWidget):  # type: ignore[misc]
     # --- what can be done -------------------------------------------------------------------
 
     def choose_model(self, path: Path) -> None:
-        """Take a bundle folder or a TorchScript file, and load it."""
+        """Take a bundle folder or a model's file, and load it."""
         if self.model.findData(str(path)) < 0:
             self.model.addItem(path.name, str(path))
             self.model.setItemData(self.model.count() - 1, str(path), Qt.ItemDataRole.ToolTipRole)
@@ -195,7 +195,9 @@ class Panel(QWidget):  # type: ignore[misc]
             self.choose_model(Path(path))
 
     def _browse_file(self) -> None:
-        path, _ = QFileDialog.getOpenFileName(self, "Choose a TorchScript file", "", "TorchScript (*.ts *.pt)")
+        path, _ = QFileDialog.getOpenFileName(
+            self, "Choose a model's file", "", "Models (*.ts *.pt *.pth *.pt2 *.safetensors)"
+        )
         if path:
             self.choose_model(Path(path))
 
@@ -254,7 +256,7 @@ class Panel(QWidget):  # type: ignore[misc]
         self._more.setToolTip("Choose a model of your own")
         menu = QMenu(self._more)
         menu.addAction("MONAI bundle (folder) …", self._browse_folder)
-        menu.addAction("TorchScript (file) …", self._browse_file)
+        menu.addAction("File (TorchScript, .pt2, weights with a network.json) …", self._browse_file)
         self._more.setMenu(menu)
         self._form_place = QWidget()
         QVBoxLayout(self._form_place).setContentsMargins(0, 0, 0, 0)

@@ -44,7 +44,7 @@ def summary(explanation: Explanation) -> str:
         organs = {name: size for name, size in predicted.classes.items() if name.casefold() != "background"}
         said = [f"{name} {size / 1000:.3g} ml" for name, size in organs.items()]
     lines = [_upper(explanation.question), _upper(", ".join(numbers)), _upper("predicted: " + ", ".join(said))]
-    return "\n".join(lines + [f"⚠ {_upper(warning)}" for warning in found.warnings])
+    return "\n".join(lines + [f"⚠ {_upper(warning)}" for warning in explanation.warnings])
 
 
 def sentence(error: Exception) -> str:

@@ -116,6 +116,7 @@ class Explanation:
                 "form": self.model.form,
                 "network": made.network,
                 "sha256": made.model_hash,
+                "code that was run": list(self.model.ran),
             },
             "scan": {
                 "shape": list(self.scan.shape),

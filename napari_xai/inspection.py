@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,7 +36,7 @@ def inspected(
     path: Path,
     *,
     reading: Reading = Reading(),  # noqa: B008
-    trust: bool | Literal["remember"] = False,
+    trust: bool = False,
     network: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:

@@ -22,7 +22,7 @@ def leak_report(
     rules: str = "gamma",
     bias: Literal["spread", "absorb"] = "spread",
     target: str | None = None,
-    trust: bool | Literal["remember"] = False,
+    trust: bool = False,
     network: Path | None = None,
 ) -> dict[str, Any]:
     """The account of LRP on a model, JSON-ready: score, relevance, and every site of the network.

@@ -1,9 +1,7 @@
 """Disk and values: scans, models and results, read and written without inventing anything."""
 
 from ._files import written_aside
-from ._pipeline import WindowSettings
 from .channels import name_of_channel, stack_channels
-from .curves import write_curves
 from .dicom import Choices, Series, Verdict, find_series, read_series
 from .dicom_out import (
     Identity,
@@ -20,17 +18,14 @@ from .dicom_out import (
 from .display import CT_WINDOWS, Display, display_for, display_range, display_window
 from .errors import DecoderMissing, ExportError, GeometryError, ModelError, ScanError, UntrustedModel, XaiIOError
 from .export import as_json, write_json
-from .models import LoadedModel, load_model, model_hash, needs_trust
-from .montage import write_montage
+from .models import LoadedModel, WindowSettings, forget, load_model, model_hash, needs_trust, remember, trusted
 from .nifti import write_nifti
 from .omezarr import write_omezarr
+from .pictures import write_curves, write_montage
 from .read import read_labels, read_volume, sniff
 from .regions import Region, clusters, region_table, write_regions
-from .report import Report
-from .report_html import write_report_html
-from .report_pdf import write_report_pdf
+from .report import Report, write_report_html, write_report_pdf
 from .resample import covered
-from .trust import forget, remember, trusted
 from .volume import Source, Volume
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""The command line: demo, explain, methods, composites, inspect, gui."""
+"""The command line: demo, explain, methods, composites, inspect, trust, gui."""
 
 from typing import Any
 
@@ -9,6 +9,7 @@ from napari_xai.cli.explain import explain
 from napari_xai.cli.inspect import inspect
 from napari_xai.cli.methods import composites, methods
 from napari_xai.cli.show import demo, gui
+from napari_xai.cli.trust import trust
 
 __all__ = ["main"]
 
@@ -36,5 +37,5 @@ def main() -> None:
     """See what a trained 3D network looked at, back on the scan. Research use only; not a medical device."""
 
 
-for command in (explain, inspect, methods, composites, demo, gui):
+for command in (explain, inspect, methods, composites, trust, demo, gui):
     main.add_command(command)

@@ -10,7 +10,7 @@ import click
 from rich.table import Table
 
 from napari_xai.cli.console import OUT, bar, plain, print_json
-from napari_xai.cli.options import channels_of, display_of, model_options, reading_of, reading_options, trust_of
+from napari_xai.cli.options import channels_of, display_of, model_options, reading_of, reading_options
 
 __all__ = ["explain"]
 
@@ -124,7 +124,7 @@ def explain(ctx: click.Context, /, scans: Sequence[Path], model: Path, **given: 
         memory=given["memory"],
         reading=reading_of(given),
         network=given["network"],
-        trust=trust_of(given),
+        trust=given["trust"],
     )
     explainer = replace(explainer, windows=_windows(given["window"], given["overlap"], explainer.windows))
     question = {name: given[name] for name in ("target", "against", "way_back")}

@@ -8,7 +8,7 @@ from click.core import ParameterSource
 from rich.table import Column, Table
 
 from napari_xai.cli.console import OUT, bar, plain, print_json
-from napari_xai.cli.options import model_options, reading_of, reading_options, trust_of
+from napari_xai.cli.options import model_options, reading_of, reading_options
 
 __all__ = ["inspect"]
 
@@ -28,7 +28,9 @@ __all__ = ["inspect"]
 @model_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
-def inspect(ctx: click.Context, /, path: Path, lrp: bool, network: Path | None, as_json: bool, **asked: Any) -> None:
+def inspect(
+    ctx: click.Context, /, path: Path, lrp: bool, network: Path | None, trust: bool, as_json: bool, **asked: Any
+) -> None:
     """Say what a scan or a model is, and what will be done with it; or where LRP leaks in a model.
 
     Of a folder with several DICOM series, or an irregular one, the series are listed with what is wrong with each.
@@ -36,7 +38,7 @@ def inspect(ctx: click.Context, /, path: Path, lrp: bool, network: Path | None, 
     from napari_xai.errors import ExplainError
     from napari_xai.inspection import inspected
 
-    reading, trust = reading_of(asked), trust_of(asked)
+    reading = reading_of(asked)
     given = [name for name in asked if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT]
     if given and not lrp:
         flags = ", ".join("--composite" if name == "rules" else f"--{name}" for name in given)

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
 
 import click
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from napari_xai.reading import Reading
     from xai_io import Display
 
-__all__ = ["channels_of", "display_of", "model_options", "reading_of", "reading_options", "trust_of"]
+__all__ = ["channels_of", "display_of", "model_options", "reading_of", "reading_options"]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -61,23 +61,13 @@ def reading_of(given: dict[str, Any]) -> "Reading":
 
 def model_options(command: Command) -> Command:
     """How a model is loaded."""
-    for flag in (
-        click.option("--remember-trust", is_flag=True, help="Trust it from now on, for as long as it does not change."),
-        click.option("--trust", is_flag=True, help="Run the code that the model brings, this once."),
-        click.option(
-            "--network",
-            type=click.Path(path_type=Path),
-            help="JSON or YAML file with the network_def of plain weights.",
-        ),
-    ):
-        command = flag(command)
-    return command
-
-
-def trust_of(given: dict[str, Any]) -> bool | Literal["remember"]:
-    """Take these flags out of what was given, as `xai_io.load_model` has them."""
-    once = given.pop("trust")
-    return "remember" if given.pop("remember_trust") else once
+    network = click.option(
+        "--network", type=click.Path(path_type=Path), help="JSON or YAML file with the network_def of plain weights."
+    )
+    trust = click.option(
+        "--trust", is_flag=True, help="Run the code that the model brings, this once (`napari-xai trust`: always)."
+    )
+    return network(trust(command))
 
 
 def display_of(text: str | None) -> Callable[["Explanation"], "Display"] | None:

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from xai_io import Display, ExportError, Volume, display_for, write_montage
-from xai_io.montage import key_slices
-from xai_io.slices import slices
+from xai_io.pictures.montage import key_slices
+from xai_io.pictures.slices import slices
 
 # A phantom with a handedness: in RAS+ mm, a bright dot at the patient's right, a dimmer one in front, a faint one
 # on top; the relevance is positive at the right, negative in front, and weakly positive on top.

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from xai_io import ModelError, UntrustedModel
-from xai_io._allowed import network, nothing, transform
-from xai_io._resolver import Resolver
+from xai_io.models.allowed import network, nothing, transform
+from xai_io.models.resolver import Resolver
 
 CONFIG = {
     "root": "/data",

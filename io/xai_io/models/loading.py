@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from . import _allowed, _pipeline, _weights
-from ._config import parsed, read_config
-from ._metadata import described
-from ._model_files import FORMS, ModelFiles
-from ._pipeline import Activation, WindowSettings
-from ._resolver import Resolver
-from .errors import ModelError, UntrustedModel
+from ..errors import ModelError, UntrustedModel
+from . import allowed, pipeline, weights
+from .config import parsed, read_config
+from .files import FORMS, ModelFiles
+from .metadata import described
+from .pipeline import Activation, WindowSettings
+from .resolver import Resolver
 from .trust import remember, trusted
 
 if TYPE_CHECKING:
@@ -134,19 +134,19 @@ def needs_trust(path: PathLike, *, network: PathLike | None = None) -> dict[str,
     found: dict[str, str] = {}
     source = _Source.of(files, trust=False)
     if files.weights is not None:
-        found |= _pipeline.refused_entry(source.resolver, "network_def", _allowed.network)
+        found |= pipeline.refused_entry(source.resolver, "network_def", allowed.network)
         try:
-            _weights.read_weights(files.weights, trust=False)
+            weights.read_weights(files.weights, trust=False)
         except UntrustedModel as refused:
             found[refused.entry] = refused.what
     if files.program is not None and (found or files.weights is None):
         found = {}  # a program serves in place of a network that needs code
-        if not _weights.is_exported(files.program):
+        if not weights.is_exported(files.program):
             try:
-                _weights.read_torchscript(files.program, trust=False)
+                weights.read_torchscript(files.program, trust=False)
             except UntrustedModel as refused:
                 found[refused.entry] = refused.what
-    return found | _pipeline.refused(source.resolver)
+    return found | pipeline.refused(source.resolver)
 
 
 @dataclass(frozen=True)
@@ -159,8 +159,8 @@ class _Source:
     @classmethod
     def of(cls, files: ModelFiles, *, trust: bool) -> _Source:
         extra: Mapping[str, bytes] = {}
-        if files.config is None and files.program is not None and not _weights.is_exported(files.program):
-            extra = _weights.extra_files(files.program)  # where MONAI's export puts them
+        if files.config is None and files.program is not None and not weights.is_exported(files.program):
+            extra = weights.extra_files(files.program)  # where MONAI's export puts them
         config, metadata = (
             read_config(file) if file is not None else parsed(extra.get(name, b"{}"), Path(name))
             for file, name in ((files.config, "inference.json"), (files.metadata, "metadata.json"))
@@ -171,7 +171,7 @@ class _Source:
             config = {**config, "bundle_root": str(files.root)}
         if not trust:
             return cls(Resolver(config, files.neighbour), metadata)
-        from ._trusted import TrustedResolver
+        from .trusted import TrustedResolver
 
         root = files.root if files.bundle else None  # beside a single file lies what its hash does not cover
         return cls(TrustedResolver(config, files.neighbour, metadata, root), metadata)
@@ -191,8 +191,8 @@ def _loaded(files: ModelFiles, hash: str, *, trust: bool) -> LoadedModel:
             if files.program is None:
                 raise
     if network is None and files.program is not None:
-        if _weights.is_exported(files.program):
-            from ._exported import read_exported
+        if weights.is_exported(files.program):
+            from .exported import read_exported
 
             network, form = read_exported(files.program).eval(), "exported"
         else:
@@ -200,20 +200,20 @@ def _loaded(files: ModelFiles, hash: str, *, trust: bool) -> LoadedModel:
     if network is None:
         lacks = "network_def" if files.weights is not None else "weights"
         raise ModelError(f"{files.config or files.root} has no {lacks}; name {FORMS}.")
-    transforms, spacing, replaced = _pipeline.preprocessing(resolver)
-    activation, threshold, unused = _pipeline.postprocessing(resolver)
+    transforms, spacing, replaced = pipeline.preprocessing(resolver)
+    activation, threshold, unused = pipeline.postprocessing(resolver)
     known = described(source.metadata)
     if form == "exported":
         _, channels, *shape = network.input_shape
         known["in_channels"] = channels or known["in_channels"]
         known["patch_shape"] = tuple(shape) if all(shape) else known["patch_shape"]
-    elif (channels := _pipeline.in_channels(resolver)) is not None:
+    elif (channels := pipeline.in_channels(resolver)) is not None:
         known["in_channels"] = channels
     return LoadedModel(
         network=network,
         name=str(source.metadata.get("name") or files.name),
         preprocessing=transforms,
-        windows=_pipeline.windows(resolver),
+        windows=pipeline.windows(resolver),
         activation=activation,
         threshold=threshold,
         spacing=spacing,
@@ -228,23 +228,23 @@ def _loaded(files: ModelFiles, hash: str, *, trust: bool) -> LoadedModel:
 def _with_weights(resolver: Resolver, file: Path, ran: list[str], *, trust: bool) -> Any:
     """Build the network of a config, and load its weights; an unsafe file's name is added to `ran`."""
     try:
-        weights = _weights.read_weights(file, trust=False)
+        values = weights.read_weights(file, trust=False)
     except UntrustedModel:
         if not trust:
             raise
         ran.append(file.name)
-        weights = _weights.read_weights(file, trust=True)
-    network = _pipeline.network(resolver, weights)
-    _weights.fit(network, weights, file)
+        values = weights.read_weights(file, trust=True)
+    network = pipeline.network(resolver, values)
+    weights.fit(network, values, file)
     return network.eval().requires_grad_(False)
 
 
 def _script(file: Path, ran: list[str], *, trust: bool) -> Any:
     """Load TorchScript; an unsafe file's name is added to `ran`."""
     try:
-        return _weights.read_torchscript(file, trust=False)
+        return weights.read_torchscript(file, trust=False)
     except UntrustedModel:
         if not trust:
             raise
         ran.append(file.name)
-        return _weights.read_torchscript(file, trust=True)
+        return weights.read_torchscript(file, trust=True)

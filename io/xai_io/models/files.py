@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import _weights
-from ._config import ENDS, read_config
-from .errors import ModelError
+from ..errors import ModelError
+from .config import ENDS, read_config
+from .weights import is_exported, is_torchscript
 
 FORMS = (
     "a MONAI bundle folder (configs/metadata.json, configs/inference.json or .yaml, models/model.pt), a TorchScript or "
@@ -83,8 +83,8 @@ class ModelFiles:
             raise ModelError(f"{root} has no configs/metadata.json; name {FORMS}.")
         found = sorted(file for file in (root / "models").glob("*") if file.suffix in _WEIGHTS)
         found.sort(key=lambda file: file.stem != "model")
-        programs = [file for file in found if _weights.is_torchscript(file) or _weights.is_exported(file)]
-        programs.sort(key=lambda file: (file.stem != "model", not _weights.is_exported(file)))  # it shows its layers
+        programs = [file for file in found if is_torchscript(file) or is_exported(file)]
+        programs.sort(key=lambda file: (file.stem != "model", not is_exported(file)))  # it shows its layers
         weights = [file for file in found if file not in programs and file.suffix not in (".ts", ".pt2")]
         for kind in (weights, programs):
             if len(kind) > 1 and kind[0].stem != "model":
@@ -148,7 +148,7 @@ def _first(folder: Path, stem: str) -> Path | None:
 
 def _holds_weights(path: Path) -> bool:
     """Whether a file is to be read as tensors alone: no program, and called as weights are."""
-    if _weights.is_torchscript(path) or _weights.is_exported(path):
+    if is_torchscript(path) or is_exported(path):
         return False
     if path.suffix in (".pt", ".pth", ".safetensors"):
         return True

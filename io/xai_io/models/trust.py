@@ -6,8 +6,8 @@ import json
 import re
 from pathlib import Path
 
-from ._files import CONFIG_FOLDER, config_folder, written_aside
-from .errors import ModelError
+from .._files import CONFIG_FOLDER, config_folder, written_aside
+from ..errors import ModelError
 
 _HASH = re.compile(r"[0-9a-f]{64}")
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from .sheet import Picture
+from ..pictures.sheet import Picture
 
 
 @dataclass(frozen=True)

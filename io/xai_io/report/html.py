@@ -7,9 +7,9 @@ import os
 from importlib.resources import files
 from typing import Any
 
-from ._files import written_aside
+from .._files import written_aside
 from .blocks import Block, Figure, words_of
-from .report import NOTICE, TITLE, Report
+from .content import NOTICE, TITLE, Report
 
 
 def write_report_html(path: str | os.PathLike[str], report: Report, *, overwrite: bool = False) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from .errors import ModelError
+from ..errors import ModelError
 
 # For tables that layers compute, and throw away, while they are built: bytes, and tensors for each of the weights.
 _BESIDE, _TENSORS_BESIDE, _TENSORS_EACH = 2**28, 10_000, 100

@@ -20,9 +20,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._graph import DEVICE, ExportedNetwork, Name, Size, Step, names
-from ._weights import refuse_bomb
-from .errors import ModelError
+from ..errors import ModelError
+from .graph import DEVICE, ExportedNetwork, Name, Size, Step, names
+from .weights import refuse_bomb
 
 _SCHEMA = 8
 _DTYPES = {

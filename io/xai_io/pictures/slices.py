@@ -9,9 +9,9 @@ import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 
-from .display import Plane
-from .errors import ExportError
-from .volume import Volume
+from ..display import Plane
+from ..errors import ExportError
+from ..volume import Volume
 
 _FIXED = {"sagittal": 0, "coronal": 1, "axial": 2}  # the axis a plane is perpendicular to, of (R, A, S)
 _LETTERS = ("LR", "PA", "IS")

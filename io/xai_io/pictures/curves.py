@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ._files import written_aside
+from .._files import written_aside
 
 _DPI = 120
 

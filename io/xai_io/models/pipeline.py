@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-from . import _allowed as allowed
-from ._resolver import Allowed, Resolver, Step
-from .errors import ModelError, UntrustedModel
+from ..errors import ModelError, UntrustedModel
+from . import allowed
+from .resolver import Allowed, Resolver, Step
 
 Activation: TypeAlias = Literal["softmax", "sigmoid"]
 
@@ -36,7 +36,7 @@ def network(resolver: Resolver, weights: Mapping[str, Any]) -> Any:
     """Build the network a config describes; the weights, still to be loaded over random ones, say how large it is."""
     import torch
 
-    from ._bounded import Bounded
+    from .bounded import Bounded
 
     # The initial weights are thrown away; the caller's seed is not.
     with torch.random.fork_rng(devices=[]), Bounded(weights):

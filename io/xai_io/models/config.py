@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .errors import ModelError
+from ..errors import ModelError
 
 ENDS = (".json", ".yaml", ".yml")
 _MOST_BYTES = 2**20  # the largest config of the model zoo has 2**17; YAML of that size takes a second

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from ._expressions import ID, REFERENCE, NeedsCode, absolute, parsed, summands, worked_out
-from .errors import ModelError, UntrustedModel
+from ..errors import ModelError, UntrustedModel
+from .expressions import ID, REFERENCE, NeedsCode, absolute, parsed, summands, worked_out
 
 Allowed: TypeAlias = Callable[[str], Callable[..., Any] | None]  # a `_target_` -> what builds it, None if refused
 

@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 
+from ..display import Display
+from ..pictures.curves import curves
+from ..pictures.montage import check_grids, key_slices, montage
+from ..pictures.sheet import Picture
+from ..pictures.slices import direction, peak_mm
+from ..regions import Region, effect
+from ..volume import Volume
 from .blocks import Block, Facts, Figure, Section, Table, Text
-from .curves import curves
-from .display import Display
-from .montage import check_grids, key_slices, montage
-from .regions import Region, effect
-from .sheet import Picture
-from .slices import direction, peak_mm
-from .volume import Volume
 
 TITLE = "Relevance report"
 NOTICE = "RESEARCH USE ONLY, NOT FOR DIAGNOSIS"

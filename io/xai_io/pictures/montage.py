@@ -9,13 +9,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ._files import written_aside
-from ._font import drawable
-from .display import Display, display_for
-from .errors import ExportError
+from .._files import written_aside
+from ..display import Display, display_for
+from ..errors import ExportError
+from ..volume import Volume
+from .font import drawable
 from .sheet import BRIGHT, DIM, INK, Kind, Picture, Sheet
 from .slices import Panel, peak_mm, slices
-from .volume import Volume
 
 NOTICE = "Research use only, not for diagnosis."
 

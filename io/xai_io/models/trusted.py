@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ._resolver import Resolver
-from .errors import ModelError
+from ..errors import ModelError
+from .resolver import Resolver
 
 
 class TrustedResolver(Resolver):

@@ -147,6 +147,7 @@ def _filled(template: Any, values: Mapping[str, Any], device: torch.device) -> A
 
 
 def names(template: Any) -> Iterator[str]:
+    """Every name of a value in it."""
     if isinstance(template, Name):
         yield template
     elif isinstance(template, list | tuple | dict):

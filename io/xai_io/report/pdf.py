@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from html import escape
 from typing import Any
 
-from ._files import written_aside
-from ._font import drawable, font_file
+from .._files import written_aside
+from ..pictures.font import drawable, font_file
 from .blocks import Block, Facts, Figure, Section, Table, Text, words_of
-from .report import NOTICE, TITLE, Report
+from .content import NOTICE, TITLE, Report
 
 _INK, _DIM, _RED, _AMBER, _PALE = "#1c1c1c", "#555555", "#a01818", "#c97800", "#fff1d6"
 _MARGIN, _HEAD = 15.0, 22.0  # mm

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from .errors import ModelError
+from ..errors import ModelError
 
 ID = r"(?:(?:::|#)+)?\w+(?:(?:::|#)\w+)*"
 REFERENCE = re.compile(f"@{ID}")
@@ -45,6 +45,7 @@ def parsed(text: str, id: str) -> tuple[ast.expr | None, dict[str, str]]:
 
 
 def summands(tree: ast.expr) -> Iterator[ast.expr]:
+    """What a chain of + adds up, from the left."""
     if isinstance(tree, ast.BinOp) and isinstance(tree.op, ast.Add):
         yield from summands(tree.left)
         yield from summands(tree.right)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .errors import ModelError, UntrustedModel
+from ..errors import ModelError, UntrustedModel
 
 _NESTS = ("state_dict", "model_state_dict", "model", "network", "net")  # where training scripts put the weights
 _MOST_UNPACKED = 2**27  # bytes

@@ -9,8 +9,8 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from ._font import FAMILY, drawable
-from .display import Display
+from ..display import Display
+from .font import FAMILY, drawable
 from .slices import Panel
 
 Kind: TypeAlias = Literal["scan", "relevance", "prediction"]
