@@ -26,9 +26,10 @@ from napari_xai._choices import Scan, regions, scans
 from napari_xai._form import MethodForm
 from napari_xai._parts import add_row, combo, form, note, row
 from napari_xai._question_rows import QuestionRows
-from napari_xai._session import Job, Session
+from napari_xai._session import Job
 from napari_xai._task import Task
 from napari_xai._words import about, sentence, summary, words
+from napari_xai._workplace import Result, workplace
 from napari_xai.errors import ExplainError
 from napari_xai.explainer import Explainer
 from napari_xai.explanation import Explanation
@@ -47,8 +48,9 @@ class Panel(QWidget):  # type: ignore[misc]
 
     def __init__(self, viewer: "napari.viewer.Viewer") -> None:
         super().__init__()
-        self.session = Session()
         self._viewer = viewer
+        self.workplace = workplace(viewer)
+        self.session = self.workplace.session
         self._scans: dict[str, Scan] = {}
         self._task: Task | None = None
         self.scan, self.model, self.method = combo(), combo(), combo()
@@ -139,13 +141,15 @@ class Panel(QWidget):  # type: ignore[misc]
     def _explained(self, job: Job, key: str, explanation: Explanation, layers: list[LayerData]) -> None:
         self.session.learn(job, explanation)
         self.question.name_classes(self.session.classes)
+        result = Result(job, explanation, key)
         for data, options, kind in layers:
             own = options["metadata"]["napari_xai"]
             if own["role"] == "scan":
                 continue
-            own |= {"scan": key, "model": explanation.model.hash}
+            own |= {"scan": key, "model": explanation.model.hash, "map": result.key}
             if own["role"] == "relevance" or not self._has(own):
                 self._viewer.add_layer(Layer.create(data, options, kind))
+        self.workplace.add(result)
         self._say_result(summary(explanation))
         for warning in explanation.warnings:
             show_warning(f"{explanation.attribution.provenance.method}: {warning}.")
