@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -19,10 +20,11 @@ from methods3d.references import resolved
 from napari_xai.errors import USER_ERRORS, ExplainError
 from napari_xai.explainer import Explainer
 from napari_xai.explanation import Explanation
-from napari_xai.exports import wanted
+from napari_xai.exports import FILES, check_display, wanted
 from napari_xai.reading import ScanLike
+from napari_xai.saving import RECORD, check_place, remove_results
 from napari_xai.scan_space import WayBack
-from xai_io import Display, Identity, Volume, XaiIOError, read_volume, write_json
+from xai_io import Display, ExportError, Identity, Volume, XaiIOError, read_volume, write_json
 
 __all__ = ["Cohort", "ScanRow", "explain_many"]
 
@@ -75,7 +77,7 @@ def explain_many(
     against: int | str | None = None,
     way_back: WayBack = "interpolate",
     exports: Sequence[str] = (),
-    display: Callable[[Explanation], Display] | None = None,
+    display: Display | str | None = None,
     identity: Identity | None = None,
     overwrite: bool = False,
     progress: Progress = silent,
@@ -84,25 +86,36 @@ def explain_many(
     """Explain scans one after the other, each into its own folder; a scan that fails does not stop the rest.
 
     Started again with the same settings, it goes on where it was interrupted: scans that are done are left
-    alone, failed ones are tried again. `finished` hears of every scan. `exports`, `display` (made from what was found)
-    and `identity` are as in `Explanation.save`.
+    alone, failed ones are tried again, and scans that were added come after them. `finished` hears of every scan.
+    `exports`, `display` and `identity` are as in `Explanation.save`.
 
     Raises
     ------
-    ExplainError : the folder holds a run with other settings, and `overwrite` is False; or a setting of the method
-        names a mask or label map, which would be one scan's.
+    ExplainError : the folder holds a run with other settings or of other scans, and `overwrite` is False; there is no
+        such export; or a setting of the method names a mask or label map, which would be one scan's.
     Cancelled : from `progress`; scans that are done stay done.
-    ExportError : the manifest cannot be written.
+    ExportError : the folder or the manifest cannot be written.
     """
     method = method_named(method)() if isinstance(method, str) else method
     folder = Path(folder)
-    settings = _settings(explainer, method, target, against, way_back, exports)
-    resuming = (folder / MANIFEST).exists()  # then what lies in the cases' folders is this run's own
-    done = {} if overwrite else _done(folder, settings)
-    folder.mkdir(parents=True, exist_ok=True)
+    wanted(exports, None, identity)
+    settings = _settings(explainer, method, target, against, way_back)
+    settings |= {
+        "exports": list(exports),
+        "display": display.record if isinstance(display, Display) else display,
+        "identity kept": identity is not None and identity.keep,
+    }
+    earlier = _earlier(folder, settings, overwrite=overwrite)
     digits = max(4, len(str(len(scans))))
     rows = [ScanRow(case=f"{n:0{digits}d}", key=_key(scan)) for n, scan in enumerate(scans, 1)]
-    rows = [done.get((row.case, row.key), row) for row in rows]
+    if not overwrite:
+        rows = _resumed(rows, earlier, folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as failure:
+        raise ExportError(f"The folder {folder} cannot be made ({failure.strerror}): choose another.") from failure
+    for row in earlier if overwrite else ():
+        remove_results(folder / row.case, FILES)
     cohort = Cohort(folder, settings, rows)
     cohort.write()
     for n, scan in enumerate(scans):
@@ -113,16 +126,19 @@ def explain_many(
         started, found, error = time.perf_counter(), None, ""
         try:
             volume = explainer.read(scan)
-            wanted(exports, volume, identity)  # what cannot be written is refused before the work
+            # What cannot be written is refused before the work. A case that is not done holds nothing of ours.
+            wanted(exports, volume, identity)
+            check_display(display, volume)
+            check_place(folder / rows[n].case, FILES, volume, overwrite=overwrite)
             found = explainer.explain(
                 volume, method=method, target=target, against=against, way_back=way_back, progress=progress
             )
             found.save(
                 folder / rows[n].case,
                 exports,
-                display=None if display is None else display(found),
+                display=display,
                 identity=identity,
-                overwrite=overwrite or resuming,
+                overwrite=overwrite,
             )
         except Cancelled:  # the whole run is meant, not this scan
             raise
@@ -150,7 +166,6 @@ def _settings(
     target: int | str | Target | None,
     against: int | str | None,
     way_back: str,
-    exports: Sequence[str],
 ) -> dict[str, Any]:
     """What has to be the same for a run to go on."""
     settings: dict[str, Any] = {
@@ -161,9 +176,8 @@ def _settings(
         "against": against,
         "running": TorchModel(explainer.network, output=explainer.output, autocast=explainer.autocast).settings
         | {"windows": None if explainer.windows is None else asdict(explainer.windows)},
-        "reading": asdict(explainer.reading),
+        "reading": asdict(explainer.reading) | {"series": _series(explainer.reading.series)},
         "way_back": way_back,
-        "exports": list(exports),
     }
     as_read: dict[str, Any] = json.loads(json.dumps(settings, default=repr))  # what the manifest will say
     return as_read
@@ -179,22 +193,45 @@ def _content(reference: Reference) -> Tensor:
         raise ExplainError(f"A volume of the method's settings cannot be read: {error}") from error
 
 
-def _done(folder: Path, settings: dict[str, Any]) -> dict[tuple[str, str], ScanRow]:
-    """Scans that an earlier run with the same settings finished."""
+def _series(wish: int | str | None) -> int | str | None:
+    """Which DICOM series was asked for; a UID by its digest, since it leads to a patient."""
+    return hashlib.sha256(wish.encode()).hexdigest()[:16] if isinstance(wish, str) else wish
+
+
+def _earlier(folder: Path, settings: dict[str, Any], *, overwrite: bool) -> list[ScanRow]:
+    """The rows of an earlier run in this folder, which had the same settings unless it is to be overwritten."""
     path = folder / MANIFEST
     if not path.exists():
-        return {}
+        return []
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         rows = [ScanRow(**row) for row in record["scans"]]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ExplainError(f"{path} is not a manifest of this program: choose another folder, or overwrite.") from error
-    if record.get("settings") != settings:
+        cases = all(row.case.isdigit() for row in rows)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ExplainError(f"{path} is not a manifest of this program: choose another folder.") from error
+    if not cases:
+        raise ExplainError(f"{path} is not a manifest of this program: choose another folder.")
+    same = record.get("settings") == json.loads(json.dumps(settings, default=repr))
+    if not same and not overwrite:
         raise ExplainError(
-            f"{folder} holds a run with another model, method or question: choose another folder, or overwrite."
+            f"{folder} holds a run with another model, method, question or way of writing: choose another folder, or "
+            "overwrite."
         )
-    whole = [row for row in rows if row.status == "done" and (folder / row.case / "provenance.json").exists()]
-    return {(row.case, row.key): row for row in whole}
+    return rows
+
+
+def _resumed(rows: list[ScanRow], earlier: list[ScanRow], folder: Path) -> list[ScanRow]:
+    """The rows, those that are done as they were; each scan has to be where it was."""
+    before = {row.case: row for row in earlier}
+    moved = [row.case for row in rows if row.case in before and before[row.case].key != row.key]
+    gone = before.keys() - {row.case for row in rows}
+    if moved or gone:
+        raise ExplainError(
+            f"{folder} holds a run of other scans (first at {min([*moved, *gone])}): give the same ones in the same "
+            "order, with new ones after them, choose another folder, or overwrite."
+        )
+    whole = {case for case, row in before.items() if row.status == "done" and (folder / case / RECORD).exists()}
+    return [before[row.case] if row.case in whole else row for row in rows]
 
 
 def _key(scan: ScanLike) -> str:
@@ -216,6 +253,6 @@ def _nameless(message: str, scan: ScanLike) -> str:
     if isinstance(scan, Volume):
         return message
     path = Path(scan)
-    for text in sorted({str(path.resolve()), str(path), path.name}, key=len, reverse=True):
-        message = message.replace(text, "the scan")
+    for text in sorted({str(path.resolve()), str(path), path.name} - {"", ".", ".."}, key=len, reverse=True):
+        message = re.sub(rf"(?<![\w]){re.escape(text)}(?![\w])", "the scan", message)
     return message

@@ -145,15 +145,16 @@ class Explainer:
         mask = None if region is None else _on_grid_of(space.scan, region, "region")
         model = self.on(space)
         with _memory_said():
-            output = model.output(space.x, progress=progress)
             question = Question(
                 target=target,
                 against=against,
                 region=None if mask is None else space.region(mask),
                 classes=self.loaded.classes,
                 threshold=self.loaded.threshold,
-            ).on(output)
-        return Asked(space, model, output, question)
+            )
+            question.check()
+            output = model.output(space.x, progress=progress)
+            return Asked(space, model, output, question.on(output))
 
     def read(self, scan: ScanLike, progress: Callable[[int, int], None] | None = None) -> Volume:
         """The scan as a Volume, checked against what the model takes."""

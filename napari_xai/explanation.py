@@ -1,7 +1,6 @@
 """What comes out: relevance on the scan, the prediction, and the record of how both came about."""
 
 import os
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -12,8 +11,9 @@ import numpy as np
 
 from methods3d import Attribution
 from methods3d.faithfulness import Curve, Faithfulness
-from napari_xai.exports import EXPORTS, Results, wanted
+from napari_xai.exports import EXPORTS, FILES, Results, shown_as, wanted
 from napari_xai.layers import LayerData, label_layer, relevance_layers, scan_layers
+from napari_xai.saving import RECORD, check_place, put_together
 from napari_xai.scan_space import FieldOfView, WayBack
 from xai_io import (
     Display,
@@ -21,16 +21,15 @@ from xai_io import (
     Identity,
     LoadedModel,
     Volume,
-    as_json,
+    burned_in,
     checked,
     display_for,
     write_curves,
     write_json,
 )
 
-__all__ = ["Explanation", "Prediction", "refuse_existing"]
+__all__ = ["Explanation", "Prediction"]
 
-RECORD = "provenance.json"
 LOST = 0.05  # of the relevance outside the scan, above which it is reported
 NOTICE = "Research use only; not a medical device, not for diagnosis."
 
@@ -88,11 +87,18 @@ class Explanation:
     @property
     def warnings(self) -> tuple[str, ...]:
         """Silent failures that were caught in the map, and on its way back."""
-        lost = self.field_of_view.relevance_outside
-        if lost <= LOST:
-            return self.attribution.warnings
-        where = f"{lost:.0%} of the relevance lies outside the scan (padding, turned corners) and does not come back"
-        return (*self.attribution.warnings, where)
+        found, lost = list(self.attribution.warnings), self.field_of_view.relevance_outside
+        if lost > LOST:
+            found.append(f"{lost:.0%} of the relevance lies outside the scan (padding, turned corners), and is lost")
+        if self._burned_in:
+            found.append(
+                "the scan says that text is burned into its pixels, which a map that is multiplied with them can show"
+            )
+        return tuple(found)
+
+    @cached_property
+    def _burned_in(self) -> bool:
+        return burned_in(self.scan)
 
     @property
     def record(self) -> dict[str, Any]:
@@ -155,20 +161,20 @@ class Explanation:
         folder: str | os.PathLike[str],
         exports: Sequence[str] = (),
         *,
-        display: Display | None = None,
+        display: Display | str | None = None,
         identity: Identity | None = None,
         overwrite: bool = False,
     ) -> dict[str, Path]:
         """Write relevance, montage, table of regions and provenance.json; prediction and curves if there are any.
 
-        Each file is written aside and renamed, read again and searched for the source's identifiers; nothing that
-        exists is touched unless `overwrite`, and then earlier results that are not written anew are removed.
+        All files appear together, after each was read again and searched for the source's identifiers. With `overwrite`
+        they take the place of all earlier results in the folder, which stay as they were if anything goes wrong.
 
         Parameters
         ----------
         exports : what else, by the names in `napari_xai.exports`: "html", "pdf", "zarr", "pm", "sc", "seg", "sr",
             "source", or the groups "report" and "dicom".
-        display : how pictures show it; its threshold bounds the regions.
+        display : how pictures show it, or a CT window by name; its threshold bounds the regions.
         identity : whose results they are; nobody's if None.
 
         Returns
@@ -178,36 +184,29 @@ class Explanation:
         Raises
         ------
         ExplainError : there is no such export.
-        ExportError : a file exists already, the folder cannot be made, the disk is full, DICOM was asked for of a
-            scan that has none, or a file would have identified the patient.
+        ExportError : results are there already, the folder cannot be written to, the disk is full, the map is not
+            finite, DICOM was asked for of a scan that has none, or a file would have identified the patient.
         """
-        folder = Path(folder)
-        if not overwrite:
-            refuse_existing(folder)
-        identity = identity or Identity()
+        folder, identity = Path(folder), identity or Identity()
+        check_place(folder, FILES, self.scan, overwrite=overwrite)
         names = wanted(exports, self.scan, identity)
-        results = Results(self, display or self.display, identity, self.record, folder, overwrite)
-        lacking = {name: why for name in names if (why := EXPORTS[name].missing(results))}
-        asked = {name: why for name, why in lacking.items() if name not in ("prediction", "curves")}
-        record = self.record | {"display": results.display.record} | ({"not_written": asked} if asked else {})
-        as_json(record)  # before anything is written
-        results = replace(results, record=record)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ExportError(f"The folder {folder} cannot be made ({error.strerror}): choose another.") from error
-        paths = {}
-        for name, export in EXPORTS.items():
-            if name in names and name not in lacking:
-                paths[name] = export.to(results)
-            else:
-                _remove(folder / export.file)
-        paths["provenance"] = folder / RECORD
-        write_json(paths["provenance"], record, overwrite=overwrite)  # last: it says that the rest is whole
-        checked(paths["provenance"], self.scan, identity)
-        return paths
+        if not (np.isfinite(self.relevance.data).all() and np.isfinite(self.attribution.scores[0].item())):
+            said = "; ".join(self.attribution.warnings) or "the model's output is too large for its precision"
+            raise ExportError(f"The map or its score is NaN or infinite, and nothing was written: {said}.")
+        with put_together(folder, FILES) as aside:
+            results = Results(self, shown_as(self, display), identity, self.record, aside)
+            lacking = {name: why for name in names if (why := EXPORTS[name].missing(results))}
+            asked = {name: why for name, why in lacking.items() if name not in ("prediction", "curves")}
+            shown = {"display": results.display.record}
+            record = self.record | shown | ({"not_written": asked} if asked else {})
+            results = replace(results, record=record)
+            made = {name: EXPORTS[name].to(results) for name in names if name not in lacking}
+            made["provenance"] = aside / RECORD
+            write_json(made["provenance"], record)
+            checked(made["provenance"], self.scan, identity)
+        return {name: folder / path.name for name, path in made.items()}
 
-    def write_curves(self, path: Path, *, overwrite: bool) -> None:
+    def write_curves(self, path: Path) -> None:
         """Deletion and insertion, beside random maps."""
         assert self.faithfulness is not None  # it was measured
         found = self.faithfulness
@@ -225,7 +224,6 @@ class Explanation:
             across="share of the tissue's voxels, highest relevance first",
             up="score: 0 baseline, 1 scan",
             notice=f"{self.question}. {NOTICE}",
-            overwrite=overwrite,
         )
 
     @property
@@ -248,19 +246,3 @@ class Explanation:
             layers.append(label_layer(self.prediction.labels, "prediction"))
         name = f"{self.attribution.provenance.method}: {self.question}"
         return layers + relevance_layers(self.relevance, name, self.record)
-
-
-def refuse_existing(folder: str | os.PathLike[str]) -> None:
-    """Raise ExportError where a folder holds earlier results."""
-    names = [RECORD, *(export.file for export in EXPORTS.values())]
-    there = [name for name in names if (Path(folder) / name).exists()]
-    if there:
-        raise ExportError(f"{folder} holds {', '.join(there)} already: choose another folder, or overwrite.")
-
-
-def _remove(earlier: Path) -> None:
-    """Remove an earlier result that is not written anew; only reached where that was allowed, or nothing is there."""
-    if earlier.is_dir():
-        shutil.rmtree(earlier)
-    else:
-        earlier.unlink(missing_ok=True)

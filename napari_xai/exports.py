@@ -1,7 +1,7 @@
 """The formats that an explanation is written in, one row each; viewer, command line and scripts write through them."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,12 +10,12 @@ import numpy as np
 
 import xai_io
 from napari_xai.errors import ExplainError
-from xai_io import Display, Identity, Region, Report, Volume
+from xai_io import Display, ExportError, Identity, Region, Report, Volume
 
 if TYPE_CHECKING:
     from napari_xai.explanation import Explanation
 
-__all__ = ["EXPORTS", "GROUPS", "Export", "Results", "wanted"]
+__all__ = ["ALWAYS", "EXPORTS", "FILES", "GROUPS", "Export", "Results", "check_display", "shown_as", "wanted"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,8 +27,7 @@ class Results:
     display : window, colours and threshold of every picture; what passes the threshold makes the regions.
     identity : whether the patient's identity is kept, and the key of pseudonyms.
     record : what provenance.json says.
-    folder : where everything goes.
-    overwrite : whether files that are already there may be replaced.
+    folder : where everything goes; nothing is there.
     """
 
     explanation: "Explanation"
@@ -36,7 +35,6 @@ class Results:
     identity: Identity
     record: Mapping[str, Any]
     folder: Path
-    overwrite: bool
 
     @property
     def scan(self) -> Volume:
@@ -74,7 +72,7 @@ class Results:
     @property
     def dicom(self) -> dict[str, Any]:
         """What every DICOM object wants to know."""
-        return {"record": self.record, "identity": self.identity, "overwrite": self.overwrite}
+        return {"record": self.record, "identity": self.identity}
 
 
 @dataclass(frozen=True)
@@ -108,39 +106,37 @@ class Export:
 
 
 def _relevance(results: Results, path: Path) -> None:
-    xai_io.write_nifti(path, results.explanation.relevance, overwrite=results.overwrite)
+    xai_io.write_nifti(path, results.explanation.relevance)
 
 
 def _prediction(results: Results, path: Path) -> None:
     assert results.explanation.prediction.labels is not None  # else it is missing
-    xai_io.write_nifti(path, results.explanation.prediction.labels, overwrite=results.overwrite)
+    xai_io.write_nifti(path, results.explanation.prediction.labels)
 
 
 def _montage(results: Results, path: Path) -> tuple[str, ...]:
     caption = results.explanation.caption
-    return xai_io.write_montage(
-        path, results.scan, results.total, caption=caption, display=results.display, overwrite=results.overwrite
-    )
+    return xai_io.write_montage(path, results.scan, results.total, caption=caption, display=results.display)
 
 
 def _regions(results: Results, path: Path) -> None:
-    xai_io.write_regions(path, results.clusters[1], overwrite=results.overwrite)
+    xai_io.write_regions(path, results.clusters[1])
 
 
 def _curves(results: Results, path: Path) -> None:
-    results.explanation.write_curves(path, overwrite=results.overwrite)
+    results.explanation.write_curves(path)
 
 
 def _html(results: Results, path: Path) -> tuple[str, ...]:
-    return xai_io.write_report_html(path, results.report, overwrite=results.overwrite)
+    return xai_io.write_report_html(path, results.report)
 
 
 def _pdf(results: Results, path: Path) -> tuple[str, ...]:
-    return xai_io.write_report_pdf(path, results.report, overwrite=results.overwrite)
+    return xai_io.write_report_pdf(path, results.report)
 
 
 def _zarr(results: Results, path: Path) -> None:
-    xai_io.write_omezarr(path, results.explanation.relevance, overwrite=results.overwrite)
+    xai_io.write_omezarr(path, results.explanation.relevance)
 
 
 def _parametric_map(results: Results, path: Path) -> None:
@@ -162,7 +158,7 @@ def _measurements(results: Results, path: Path) -> None:
 
 
 def _source(results: Results, path: Path) -> None:
-    xai_io.write_source(path, results.scan, results.identity, overwrite=results.overwrite)
+    xai_io.write_source(path, results.scan, results.identity)
 
 
 def _no_labels(results: Results) -> str:
@@ -199,12 +195,38 @@ EXPORTS: Mapping[str, Export] = {
     "sr": Export("measurements.dcm", "DICOM SR (TID 1500) with the regions' numbers", _measurements, _no_regions),
     "source": Export("source", "the de-identified source series", _source, _burned_in),
 }
+FILES = tuple(export.file for export in EXPORTS.values())
 ALWAYS = ("relevance", "prediction", "montage", "regions", "curves")
 GROUPS: Mapping[str, tuple[str, ...]] = {
     "report": ("html", "pdf"),
     "dicom": ("pm", "sc", "seg", "sr"),
 }
 OF_DICOM = {"pm", "sc", "seg", "sr", "source"}
+
+
+def shown_as(explanation: "Explanation", wish: Display | str | None) -> Display:
+    """The display that is wished for: a preset, a CT window by name, or what suits the map.
+
+    Raises
+    ------
+    ExportError : there is no such window, or the scan is not in HU.
+    """
+    if isinstance(wish, str):
+        return replace(explanation.display, window=xai_io.display_window(explanation.scan, wish))
+    return wish or explanation.display
+
+
+def check_display(wish: Display | str | None, scan: Volume) -> None:
+    """Refuse, before the run, a display that does not fit a scan; errors as `shown_as`."""
+    if isinstance(wish, str):
+        xai_io.display_window(scan, wish)
+    elif wish is not None and wish.centre is not None:
+        inside = scan.voxel_of(np.array(wish.centre))
+        if bool(((inside < -0.5) | (inside > np.array(scan.shape) - 0.5)).any()):
+            raise ExportError(
+                f"The display's centre ({', '.join(f'{mm:g}' for mm in wish.centre)}) mm lies outside of the scan: "
+                "leave it out, or give a point inside."
+            )
 
 
 def wanted(names: Iterable[str], scan: Volume | None = None, identity: Identity | None = None) -> tuple[str, ...]:
@@ -217,8 +239,8 @@ def wanted(names: Iterable[str], scan: Volume | None = None, identity: Identity 
 
     Raises
     ------
-    ExplainError : there is no such export.
-    ExportError : DICOM of a scan that is not on the grid of a DICOM series.
+    ExplainError : there is no such export, or a copy of the source with the identity kept.
+    ExportError : DICOM of a scan that is not on the grid of a DICOM series; a copy of a mosaic.
     """
     asked = {one for name in names for one in GROUPS.get(name, (name,))}
     unknown = sorted(asked - EXPORTS.keys())
@@ -227,6 +249,16 @@ def wanted(names: Iterable[str], scan: Volume | None = None, identity: Identity 
         raise ExplainError(f"There is no export {unknown[0]!r}: choose from {known}.")
     if "sr" in asked:
         asked.add("seg")  # whose segments it measures
+    if "source" in asked and identity is not None and identity.keep:
+        raise ExplainError(
+            "A copy of the source is for results that are nobody's; with the identity kept they refer to the original "
+            "series: leave one of the two out."
+        )
     if scan is not None and asked & OF_DICOM:
-        xai_io.sources(scan, identity or Identity())
+        series = xai_io.sources(scan, identity or Identity())
+        if "source" in asked and "MOSAIC" in series.first.get("ImageType", ()):
+            raise ExportError(
+                "The scan is a mosaic, whose places stand in private attributes, so that no copy of it can be "
+                "nobody's: leave the source out."
+            )
     return tuple(name for name in EXPORTS if name in asked or name in ALWAYS)

@@ -61,6 +61,8 @@ def inspected(
         if found and reading == Reading() and not (len(found) == 1 and found[0].verdict.kind == "regular"):
             return _listing(found)
         return _scan(read_volume(path, series=reading.series, choices=reading.choices, progress=progress))
+    if reading != Reading():
+        raise ExplainError(f"{path} is a model, of which there are no series or gaps: leave these flags out.")
     needed = needs_trust(path, network=network)
     if needed and not trust and not trusted(model_hash(path, network=network)):
         return _untrusted(path, network, needed)

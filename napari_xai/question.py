@@ -38,6 +38,14 @@ class Question:
     classes: Mapping[int, str] | None = None
     threshold: float | None = None
 
+    def check(self) -> None:
+        """Refuse, before the model is run, classes that it does not have; errors as `on`."""
+        for given in (self.target, self.against):
+            k = self._index(given) if isinstance(given, int | str) else None
+            if k is not None and self.classes and k not in self.classes and k >= len(self.classes):
+                known = ", ".join(f"{k} ({name})" for k, name in self.classes.items())
+                raise TargetError(f"There is no class {given!r}: this model has {known}.")
+
     def on(self, output: Tensor) -> Answerable:
         """Bind the question on the clean prediction (1, k) or (1, k, i, j, k).
 

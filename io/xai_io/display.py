@@ -96,7 +96,7 @@ class Display:
             )
         if not 0 < self.opacity <= 1:
             raise ExportError(f"An opacity of {self.opacity:g} was given; pass one above 0, up to 1.")
-        if not self.planes or len({*self.planes} & {*PLANES}) != len(self.planes):
+        if not self.planes or sum(plane in self.planes for plane in PLANES) != len(self.planes):
             raise ExportError(
                 f"The planes {', '.join(map(str, self.planes)) or 'none'} were given; pass some of {', '.join(PLANES)}."
             )
@@ -134,6 +134,8 @@ class Display:
         ExportError
             If a setting is missing, unknown or wrong.
         """
+        if not isinstance(record, Mapping):
+            raise ExportError(f"A display of type {type(record).__name__} was given; pass its settings by name.")
         fields = {field.name: field for field in dataclasses.fields(cls)}
         unknown = [str(name) for name in record if name not in fields]
         missing = [name for name, one in fields.items() if one.default is dataclasses.MISSING and name not in record]
@@ -220,9 +222,10 @@ def display_range(relevance: Volume) -> float:
     top = float(magnitude.max(initial=0.0))
     if top == 0:
         return 1.0
-    mass, edges = np.histogram(magnitude, bins=4096, range=(0, top), weights=magnitude)
-    below = np.cumsum(mass) / mass.sum()
-    return float(edges[1:][np.searchsorted(below, 0.9)])
+    magnitude /= np.float32(top)  # whose sum may be too large, and whose steps too small, for their type
+    mass, edges = np.histogram(magnitude, bins=4096, range=(0, 1), weights=magnitude)
+    below = np.cumsum(mass, dtype=np.float64)
+    return float(edges[1:][np.searchsorted(below, 0.9 * below[-1])]) * top
 
 
 def display_window(scan: Volume, name: str = "") -> tuple[float, float]:

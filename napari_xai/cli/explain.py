@@ -94,12 +94,14 @@ def explain(ctx: click.Context, /, scans: Sequence[Path], model: Path, **given: 
     One scan goes straight into the output folder; several get a folder each, a manifest, and go on after an
     interruption. The method's own settings are flags too: `napari-xai explain --method occlusion --help`.
     """
+    import numpy as np
     import torch
 
     from napari_xai.errors import ExplainError
     from napari_xai.explainer import Explainer
-    from napari_xai.explanation import refuse_existing
-    from xai_io import Identity
+    from napari_xai.exports import FILES
+    from napari_xai.saving import check_place
+    from xai_io import Identity, Volume
 
     cases: list[Any] = [channels_of(given["channels"])] if given["channels"] else list(scans)
     if not cases or (scans and given["channels"]):
@@ -108,8 +110,9 @@ def explain(ctx: click.Context, /, scans: Sequence[Path], model: Path, **given: 
         raise ExplainError("A region belongs to one scan: explain scans with regions one by one.")
     if len(cases) > 1 and (given["checkpoint"] is not None or given["measure"]):
         raise ExplainError("--checkpoint and --measure are for one scan: explain the scans one by one.")
-    if len(cases) == 1 and not given["overwrite"]:
-        refuse_existing(given["out"])
+    if len(cases) == 1:
+        nothing = Volume(np.zeros((1, 1, 1, 1)), np.eye(4))  # the scan itself is looked at once it is read
+        check_place(given["out"], FILES, nothing, overwrite=given["overwrite"])
     method = ctx.meta["napari_xai.flags"].method(given)
     writing = {
         "exports": [*given["exports"], *(["source"] if given["with_source"] else [])],
@@ -140,11 +143,14 @@ def _explain_one(
     case: Any, explainer: Any, method: Any, question: dict[str, Any], writing: dict[str, Any], given: dict[str, Any]
 ) -> None:
     """Explain one scan and print what came out."""
-    from napari_xai.exports import wanted
+    from napari_xai.exports import FILES, check_display, wanted
+    from napari_xai.saving import check_place
 
     with bar("reading") as progress:
         scan = explainer.read(case, progress)
     wanted(writing["exports"], scan, writing["identity"])  # what cannot be written is refused before the work
+    check_display(writing["display"], scan)
+    check_place(given["out"], FILES, scan, overwrite=given["overwrite"])
     with bar(method.name) as progress:
         found = explainer.explain(
             scan,
@@ -155,14 +161,7 @@ def _explain_one(
             progress=progress,
             **question,
         )
-    display = writing["display"]
-    files = found.save(
-        given["out"],
-        writing["exports"],
-        display=None if display is None else display(found),
-        identity=writing["identity"],
-        overwrite=given["overwrite"],
-    )
+    files = found.save(given["out"], overwrite=given["overwrite"], **writing)
     record = json.loads(files["provenance"].read_text(encoding="utf-8"))
     if given["as_json"]:
         print_json(record | {"files": {what: str(path) for what, path in files.items()}})

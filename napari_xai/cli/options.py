@@ -2,14 +2,13 @@
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
 
 import click
 
 if TYPE_CHECKING:
-    from napari_xai.explanation import Explanation
     from napari_xai.reading import Reading
     from xai_io import Display
 
@@ -70,8 +69,8 @@ def model_options(command: Command) -> Command:
     return network(trust(command))
 
 
-def display_of(text: str | None) -> Callable[["Explanation"], "Display"] | None:
-    """What makes the display of an explanation: a CT window by name, or a preset's file.
+def display_of(text: str | None) -> "Display | str | None":
+    """A CT window by its name, or the preset in a file.
 
     Raises
     ------
@@ -81,21 +80,16 @@ def display_of(text: str | None) -> Callable[["Explanation"], "Display"] | None:
     from napari_xai.errors import ExplainError
     from xai_io import CT_WINDOWS, Display
 
-    if text is None:
-        return None
-    if text in CT_WINDOWS:
-        level, width = CT_WINDOWS[text]
-        window = (level - width / 2, level + width / 2)
-        return lambda found: replace(found.display, window=window)
+    if text is None or text in CT_WINDOWS:
+        return text
     try:
         record = json.loads(Path(text).read_text(encoding="utf-8"))
-        preset = Display.of(record.get("display", record))
-    except (OSError, ValueError, AttributeError) as error:
+        return Display.of(record.get("display", record))
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise ExplainError(
             f"--display is {text!r}: give a window ({', '.join(CT_WINDOWS)}), a preset's JSON file, or an earlier "
             "provenance.json."
         ) from error
-    return lambda found: preset
 
 
 def channels_of(given: tuple[str, ...]) -> Mapping[str, Path]:

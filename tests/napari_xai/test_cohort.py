@@ -8,9 +8,10 @@ import torch
 
 from methods3d import Ablation, Cancelled, Deconvnet, GuidedBackprop, IntegratedGradients, SmoothGrad
 from napari_xai import Explainer, explain
-from napari_xai.cohort import explain_many
+from napari_xai.cohort import _nameless, explain_many
 from napari_xai.errors import ExplainError
-from xai_io import Volume, write_nifti
+from napari_xai.reading import Reading
+from xai_io import Display, ExportError, Identity, Volume, write_nifti
 
 
 @pytest.fixture
@@ -64,7 +65,7 @@ def test_a_run_goes_on_where_it_was_interrupted(files, classifier, tmp_path):
 def test_other_settings_in_the_same_folder_are_refused(files, classifier, tmp_path):
     explainer = Explainer.of(classifier)
     explain_many(files[:1], explainer, tmp_path / "out", method="saliency")
-    with pytest.raises(ExplainError, match="another model, method or question"):
+    with pytest.raises(ExplainError, match="another model, method, question or way of writing"):
         explain_many(files[:1], explainer, tmp_path / "out", method="input-x-gradient")
     explain_many(files[:1], explainer, tmp_path / "out", method="input-x-gradient", overwrite=True)
 
@@ -107,7 +108,7 @@ def test_settings_that_name_volumes_are_known_by_their_content_and_named_by_none
     assert run(places[0]).rows[0].status == "done"
     assert "MuellerHans" not in (tmp_path / "out" / "manifest.json").read_text()
     run(places[1])
-    with pytest.raises(ExplainError, match="another model, method or question"):
+    with pytest.raises(ExplainError, match="another model, method, question or way of writing"):
         run(places[2])
 
 
@@ -119,7 +120,7 @@ def test_a_run_with_another_inner_method_or_precision_is_another_run(files, clas
 
     run(GuidedBackprop())
     for other in ((Deconvnet(), {}), (GuidedBackprop(), {"autocast": torch.bfloat16})):
-        with pytest.raises(ExplainError, match="another model, method or question"):
+        with pytest.raises(ExplainError, match="another model, method, question or way of writing"):
             run(other[0], **other[1])
 
 
@@ -132,3 +133,45 @@ def test_one_scans_label_map_is_not_laid_over_others(files, scan, classifier, tm
         with pytest.raises(ExplainError, match="belongs to one scan"):
             explain_many(files, Explainer.of(classifier), tmp_path / "out", method=method)
     assert not (tmp_path / "out").exists()
+
+
+def test_another_identity_or_display_is_another_run(files, classifier, tmp_path):
+    explainer, out = Explainer.of(classifier), tmp_path / "out"
+    given = {"method": "saliency", "identity": Identity(keep=True)}
+    explain_many(files[:1], explainer, out, **given)
+    for change in ({"identity": None}, {"display": Display(window=(0, 1), limit=1.0, threshold=0.1)}):
+        with pytest.raises(ExplainError, match="way of writing"):
+            explain_many(files[:1], explainer, out, **given | change)
+
+
+def test_results_stay_those_of_their_scan(files, classifier, tmp_path):
+    explainer, out = Explainer.of(classifier), tmp_path / "out"
+    first, last = files[0], files[2]
+    explain_many([first, last], explainer, out, method="saliency")
+    before = (out / "0001" / "relevance.nii.gz").read_bytes()
+    for other in ([last, first], [first], [tmp_path / "nothing.nii.gz", first]):
+        with pytest.raises(ExplainError, match="a run of other scans"):
+            explain_many(other, explainer, out, method="saliency")
+    assert (out / "0001" / "relevance.nii.gz").read_bytes() == before
+    more = explain_many([first, last, files[1]], explainer, out, method="saliency")
+    assert [row.status for row in more.rows] == ["done", "done", "failed"]
+    explain_many([last], explainer, out, method="saliency", overwrite=True)
+    assert not (out / "0002" / "relevance.nii.gz").exists()
+
+
+def test_the_manifest_names_no_series(files, classifier, tmp_path):
+    explainer = Explainer.of(classifier, reading=Reading(series="1.2.3.97"))
+    explain_many(files[:1], explainer, tmp_path / "out", method="saliency")
+    assert "1.2.3.97" not in (tmp_path / "out" / "manifest.json").read_text()
+
+
+def test_a_folder_that_cannot_be_made_is_one_sentence(files, classifier, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ExportError, match="cannot be made"):
+        explain_many(files[:1], Explainer.of(classifier), tmp_path / "file" / "out", method="saliency")
+
+
+@pytest.mark.parametrize("name", [".", "a", "/"])
+def test_short_names_do_not_spoil_the_sentence(name):
+    said = _nameless("Folders without a scan.", name)
+    assert said in ("Folders without a scan.", "Folders without the scan scan.")

@@ -12,7 +12,7 @@ from identified import SECRETS, identified
 
 from napari_xai import explain
 from napari_xai.errors import ExplainError
-from napari_xai.exports import ALWAYS, EXPORTS, GROUPS, wanted
+from napari_xai.exports import ALWAYS, EXPORTS, GROUPS, check_display, wanted
 from xai_io import Display, ExportError, Identity, Volume, read_volume
 
 KEY = Identity(secret=b"a key of tests, 0123456789")
@@ -158,6 +158,64 @@ def test_nothing_is_written_where_the_record_is_no_json(found, tmp_path, monkeyp
     with pytest.raises(ExportError, match="not JSON"):
         found.save(tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_what_goes_wrong_leaves_earlier_results_as_they_were(found, tmp_path, monkeypatch):
+    found.save(tmp_path, ("html", "sc"), identity=KEY)
+    before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+    monkeypatch.setattr("xai_io.write_regions", lambda *a, **k: (_ for _ in ()).throw(ExportError("the disk is full")))
+    other = dataclasses.replace(found, question="another question")
+    with pytest.raises(ExportError, match="disk is full"):
+        other.save(tmp_path, ("pdf",), overwrite=True)
+    assert {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()} == before
+    with pytest.raises(ExportError, match="disk is full"):
+        other.save(tmp_path / "new" / "folder")
+    assert not (tmp_path / "new" / "folder").exists()
+
+
+def test_the_scan_itself_is_never_written_over(segmenter, tmp_path):
+    stored = np.random.default_rng(0).integers(0, 300, (18, 18, 18)).astype(np.uint16)
+    make_series(tmp_path / "source", stored, np.diag([-2.0, -2, 2, 1]))
+    found = explain(tmp_path / "source", segmenter, method="saliency", target="lesion")
+    with pytest.raises(ExportError, match="source is what the scan was read from"):
+        found.save(tmp_path, overwrite=True)
+    assert len(list((tmp_path / "source").iterdir())) == 18
+    paths = found.save(tmp_path / "out")
+    again = explain(paths["relevance"], segmenter, method="saliency", target="lesion")
+    with pytest.raises(ExportError, match=r"relevance\.nii\.gz is what the scan was read from"):
+        again.save(tmp_path / "out", overwrite=True)
+
+
+def test_a_folder_with_more_than_results_is_not_removed(found, tmp_path):
+    found.save(tmp_path, ("sc",), identity=KEY)
+    (tmp_path / "secondary_capture" / "notes.txt").write_text("mine")
+    with pytest.raises(ExportError, match="holds more than earlier results"):
+        found.save(tmp_path, overwrite=True)
+    assert (tmp_path / "secondary_capture" / "notes.txt").read_text() == "mine"
+
+
+def test_a_map_that_is_not_finite_is_not_written(found, tmp_path):
+    values = found.relevance.data.copy()
+    values[0, 0, 0, 0] = np.nan
+    broken = dataclasses.replace(found, relevance=found.relevance.with_data(values))
+    with pytest.raises(ExportError, match="NaN or infinite, and nothing was written"):
+        broken.save(tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_place_that_cannot_be_written_to_is_refused(found, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ExportError, match="is a file"):
+        found.save(tmp_path / "file")
+    with pytest.raises(ExportError, match="another folder"):
+        found.save(tmp_path / "file" / "below")
+
+
+def test_a_display_that_does_not_fit_the_scan_is_refused(found):
+    with pytest.raises(ExportError, match="lies outside of the scan"):
+        check_display(dataclasses.replace(found.display, centre=(0.0, 0.0, 1e4)), found.scan)
+    with pytest.raises(ExportError, match="HU"):
+        check_display("lung", found.scan)
 
 
 def test_relevance_outside_the_scan_is_warned_of(found):

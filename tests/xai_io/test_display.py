@@ -157,3 +157,15 @@ def test_named_windows_are_for_hounsfield_units():
     for scan, name in ((SCAN, "lung"), (ct, "toe")):
         with pytest.raises(ExportError, match="scans in HU: pass a level and a width"):
             display_window(scan, name)
+
+
+@pytest.mark.parametrize("scale", [1e-42, 1e-30, 1.0, 1e38])
+def test_the_range_of_tiny_and_huge_maps(scale):
+    values = (np.linspace(0, 1, 4**3, dtype=np.float64) * scale).astype(np.float32).reshape(1, 4, 4, 4)
+    assert 0.5 * scale < display_range(Volume(values, np.eye(4))) <= 1.01 * scale
+
+
+@pytest.mark.parametrize("record", [5, {"window": [0, 1], "limit": 1, "threshold": 0, "planes": [["axial"]]}])
+def test_what_is_no_preset_is_refused(record):
+    with pytest.raises(ExportError):
+        Display.of(record)
