@@ -34,7 +34,7 @@ class Reading:
     ) -> Volume:
         """Read a scan, checked against the channels that the model takes.
 
-        A folder that is no scan itself, but holds one for each channel, is read by the names of its files.
+        A folder that holds a scan for each channel is read by the names of its files and folders.
 
         Raises
         ------
@@ -64,17 +64,18 @@ class Reading:
 
 
 def _channels_in(scan: VolumeLike, loaded: LoadedModel) -> dict[str, Path] | None:
-    """The files of a folder by the channels that their names say; None where it is no folder of channels."""
-    if isinstance(scan, Volume) or (loaded.in_channels or 1) == 1 or not Path(scan).is_dir() or sniff(scan):
+    """Files, or folders of DICOM, in a folder by the channels that their names say; None where it is no such folder."""
+    if isinstance(scan, Volume) or (loaded.in_channels or 1) == 1 or not Path(scan).is_dir():
         return None
     found: dict[str, Path] = {}
-    for file in sorted(Path(scan).iterdir()):
-        name = name_of_channel(file) if sniff(file) else None
+    for place in sorted(Path(scan).iterdir()):
+        name = name_of_channel(place)
+        if name is None or not sniff(place):
+            continue
         if name in found:
             raise ScanError(
-                f"{scan} holds two scans called {name}, {found[name].name} and {file.name}: name the ones that "
+                f"{scan} holds two scans called {name}, {found[name].name} and {place.name}: name the ones that "
                 "are meant (--channel NAME=PATH)."
             )
-        if name is not None:
-            found[name] = file
-    return found or None
+        found[name] = place
+    return found if len(found) > 1 else None

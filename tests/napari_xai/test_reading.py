@@ -76,3 +76,14 @@ def test_answers_reach_the_reader_and_are_noted(tmp_path):
         Reading()(tmp_path, one)
     found = Reading(choices=Choices(on_gap="fill"))(tmp_path, one)
     assert found.shape == (5, 6, 8) and found.source.notes
+
+
+def test_folders_of_dicom_are_channels_too(tmp_path):
+    two = LoadedModel(
+        network=nn.Identity(), name="two", in_channels=2, channel_names=("FLAIR", "T1"), hash="", form="module"
+    )
+    for n, name in enumerate(("T1", "FLAIR")):
+        stored = np.random.default_rng(n).integers(1000 * n, 1000 * n + 99, (5, 6, 4)).astype(np.uint16)
+        make_series(tmp_path / "p" / name, stored, np.diag([-1.0, -1, 2, 1]), series=f"1.2.3.9{n}")
+    found = Reading()(tmp_path / "p", two)
+    assert found.data[0].min() >= 1000 > found.data[1].max()
