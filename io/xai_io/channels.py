@@ -23,7 +23,10 @@ _KNOWN = {
     "pet": "PET",
 }  # fmt: skip
 # Beside a name these say that it is not that scan, or not that scan as such.
-_UNSURE = re.compile(r"ce|gd|gad\w*|post\w*|contrast|enh\w*|km|map|mask|seg\w*|labels?|diff|sub\w*traction|mean|std")
+_UNSURE = re.compile(
+    r"c|ce|gd\w*|gad\w*|dotarem|magnevist|prohance|post\w*|contrast|enh\w*|km|map|\w*mask|seg\w*|labels?\w*|lesions?"
+    r"|prob\w*|diff|sub\w*traction|mean|std|inv\w*"
+)
 _NUMBER = re.compile(r"\d{4}")
 
 
@@ -98,6 +101,8 @@ def name_of_channel(path: str | os.PathLike[str]) -> str | None:
     scan, a map or a mask.
     """
     stem = re.sub(r"(\.nii|\.mha|\.nrrd|\.dcm|\.img|\.hdr|\.ome\.zarr|\.zarr)?(\.gz|\.zip)?$", "", Path(path).name)
+    if "+" in stem:  # T1+C
+        return None
     words = [word for word in re.split(r"[^a-z0-9]+", stem.lower()) if word]
     if words and len(words) > 1 and _NUMBER.fullmatch(words[-1]) and stem[-5] == "_":
         return words[-1]

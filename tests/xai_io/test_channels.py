@@ -133,3 +133,12 @@ def test_frames_of_reference_and_several_channels():
 )
 def test_channels_by_file_name(file, name):
     assert name_of_channel(f"/data/T1/{file}") == name
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["T1+C.nii.gz", "AX_T1_C+.nii.gz", "T1_GdDTPA.nii", "T1_mprage_dotarem.nii.gz", "T1_inv.nii", "t2_brainmask.nii.gz",
+     "flair_lesion.nii.gz", "flair_prob.nii.gz", "T1_labels.nii"],
+)  # fmt: skip
+def test_what_may_be_something_else_is_not_guessed(name):
+    assert name_of_channel(name) is None

@@ -83,12 +83,14 @@ def test_loading_does_not_touch_the_random_state(tmp_path, bundle):
     assert torch.equal(torch.rand(3), expected)
 
 
-def test_the_hash_follows_weights_and_config_not_the_folder(tmp_path, bundle):
+def test_the_hash_follows_every_file_and_not_the_folder(tmp_path, bundle):
     path = bundle(tmp_path / "b")
     first = load_model(path).hash
     assert load_model(shutil.copytree(path, tmp_path / "c")).hash == first
     (path / "docs").mkdir()
-    (path / "docs" / "README.md").write_text("words")
+    (path / "docs" / "README.md").write_text("words")  # which code that was trusted could read
+    assert load_model(path).hash != first
+    shutil.rmtree(path / "docs")
     assert load_model(path).hash == first
     with (path / "configs" / "metadata.json").open("a") as file:
         file.write("\n")
@@ -404,6 +406,15 @@ class TestTorchScript:
                 load_model(tmp_path / f"{kind}.ts")
             assert not Path(mark).exists()
             assert load_model(tmp_path / f"{kind}.ts", trust=True).form == "torchscript"
+
+    @pytest.mark.parametrize(("name", "forged"), [(b"/code/", b"/CODE/"), (b"__torch__.py", b"__torch__.PY")])
+    def test_torch_finds_records_whatever_their_case_and_so_does_the_check(self, tmp_path, name, forged):
+        mark = tmp_path / "written"
+        torch.jit.script(Writes(str(mark))).save(str(tmp_path / "n.ts"))
+        (tmp_path / "n.ts").write_bytes((tmp_path / "n.ts").read_bytes().replace(name, forged))
+        with pytest.raises(ModelError):
+            load_model(tmp_path / "n.ts").network(torch.zeros(4))
+        assert not mark.exists()
 
 
 def test_random_damage_is_typed(tmp_path, bundle):

@@ -144,3 +144,14 @@ def test_beside_a_single_file_nothing_is_imported(tmp_path):
     with pytest.raises(ModelError, match="network_def"):
         load_model(tmp_path / "w.pt", trust=True)
     assert not (tmp_path / "mark").exists()
+
+
+@pytest.mark.parametrize("name", ["models/stats.ckpt", "docs/words.txt", "data", "scripts/tool.PY"])
+def test_any_file_that_changes_is_asked_about_again(coded, name):
+    (coded / name).parent.mkdir(exist_ok=True)
+    (coded / name).write_bytes(b"as it was")
+    load_model(coded, trust="remember")
+    load_model(coded)
+    (coded / name).write_bytes(b"something else")
+    with pytest.raises(UntrustedModel):
+        load_model(coded)

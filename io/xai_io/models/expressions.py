@@ -116,7 +116,9 @@ def worked_out(  # noqa: PLR0911, PLR0912 - one case a kind of expression
 
 
 def _number(value: Any) -> Any:
-    if not isinstance(value, int | float) or abs(value) > 1e18:
+    if not isinstance(value, int | float):
+        raise NeedsCode  # what Python makes of it, no formula of numbers does
+    if abs(value) > 1e18:
         raise TypeError(f"{str(value)[:40]!r} is no number of a sensible size")
     return value
 

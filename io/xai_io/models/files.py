@@ -18,8 +18,6 @@ FORMS = (
     "torch.export (.pt2) file, or weights (.pt, .safetensors) with a network.json or .yaml beside them"
 )
 _WEIGHTS = (".pt", ".pth", ".ts", ".pt2", ".safetensors")
-# All that a bundle's own code may be made of, or be steered by.
-_RUNNABLE = (*_WEIGHTS, *ENDS, ".py", ".pyc", ".pyd", ".so", ".dll", ".dylib", ".pkl", ".pickle", ".npy", ".npz")
 
 
 @dataclass(frozen=True)
@@ -87,6 +85,10 @@ class ModelFiles:
         programs.sort(key=lambda file: (file.stem != "model", not is_exported(file)))  # it shows its layers
         weights = [file for file in found if file not in programs and file.suffix not in (".ts", ".pt2")]
         for kind in (weights, programs):
+            if len(kind) > 1:
+                text = config.read_text(encoding="utf-8", errors="replace")
+                named = [file for file in kind if file.name in text]
+                kind[:] = named if len(named) == 1 else kind  # the one that the config loads
             if len(kind) > 1 and kind[0].stem != "model":
                 raise ModelError(
                     f"{root} has {len(kind)} models and none is called model; name the one to load models/model.pt."
@@ -105,11 +107,8 @@ class ModelFiles:
         """SHA-256 over names, sizes and bytes of all that it computes with or could run, whatever folder it lies in."""
         files = {file.name: file for file in (self.config, self.weights, self.program) if file is not None}
         if self.bundle:
-            files = {
-                file.relative_to(self.root).as_posix(): file
-                for file in _all_files(self.root)
-                if file.suffix in _RUNNABLE
-            }
+            # Every file: there is none that the bundle's own code could not read, and be steered by.
+            files = {file.relative_to(self.root).as_posix(): file for file in _all_files(self.root)}
         total = hashlib.sha256()
         for name, file in sorted(files.items()):
             try:

@@ -10,12 +10,21 @@ from typing import Any, Literal, TypeAlias
 
 from ..errors import ModelError, UntrustedModel
 from . import allowed
-from .resolver import Allowed, Resolver, Step
+from .resolver import OWN_KEYS, Allowed, Resolver, Step
 
 Activation: TypeAlias = Literal["softmax", "sigmoid"]
 
 _LARGEST_WINDOW = 2**16  # voxels along an axis
 _UNDERSTOOD = ("Activationsd", "AsDiscreted")
+# Where a part stands if it has no entry of its own: reference ids of monai.bundle.properties.InferProperties.
+_INLINE = {
+    "preprocessing": "dataset::transform",
+    "inferer": "evaluator::inferer",
+    "postprocessing": "evaluator::postprocessing",
+}
+# Settings of a sliding window that say where and how fast it runs, which is ours to choose.
+_ELSEWHERE = {"sw_device", "device", "progress", "cache_roi_weight_map", "cpu_thresh", "buffer_steps", "buffer_dim"}
+
 _RESIZING = ("Resized", "Zoomd", "Affined")
 
 
@@ -65,6 +74,7 @@ def preprocessing(resolver: Resolver) -> tuple[tuple[Any, ...], tuple[float, ...
         name = allowed.canonical(step.target)
         if name in allowed.REPLACED:
             left_out.append(name)
+            transforms += _loading(resolver, step) if name == "LoadImaged" else []
             continue
         transform = resolver.value(step.id, allowed.transform) if step.built is None else step.built
         keys = getattr(transform, "keys", ())
@@ -81,11 +91,34 @@ def preprocessing(resolver: Resolver) -> tuple[tuple[Any, ...], tuple[float, ...
     return tuple(transforms), spacing, left_out
 
 
+def _loading(resolver: Resolver, step: Step) -> list[Any]:
+    """What else a LoadImaged does to the image than to read it: MONAI's readers can turn it on the way.
+
+    Raises
+    ------
+    ModelError
+        If it turns it in a way that would have to be guessed.
+    """
+
+    def argument(name: str, usual: bool) -> Any:
+        place = f"{step.id}::{name}"
+        return resolver.value(place, allowed.nothing) if step.built is None and resolver.has(place) else usual
+
+    for name, usual in (("reverse_indexing", False), ("affine_lps_to_ras", True)):
+        if argument(name, usual) != usual:
+            raise ModelError(
+                f"The bundle's {step.id!r} loads images with {name}={not usual}, which turns them away from their "
+                "affine; leave it out."
+            )
+    orient = allowed.transform("Orientationd") if argument("as_closest_canonical", False) else None
+    return [orient(keys="image", axcodes="RAS")] if orient is not None else []
+
+
 def windows(resolver: Resolver) -> WindowSettings | None:
     """Settings of the config's sliding windows; None where it runs the network once on the whole image."""
-    if not resolver.has("inferer"):
+    steps = list(_steps(resolver, "inferer"))
+    if not steps:
         return None
-    steps = list(resolver.steps("inferer"))
     name = steps[0].target.rpartition(".")[2] if len(steps) == 1 else ""
     if name == "SimpleInferer":
         return None
@@ -93,6 +126,14 @@ def windows(resolver: Resolver) -> WindowSettings | None:
         raise ModelError(
             f"The bundle predicts with the inferer {name or 'it computes'!r}; only SlidingWindowInferer and "
             "SimpleInferer are understood: name one of them in the config."
+        )
+    given = resolver.raw(steps[0].id)
+    known = {field.name for field in dataclasses.fields(WindowSettings)} | _ELSEWHERE | set(OWN_KEYS)
+    strange = sorted(str(key) for key in given if key not in known) if isinstance(given, Mapping) else []
+    if strange:
+        raise ModelError(
+            f"The bundle's {name} has the setting {strange[0][:40]!r}, which is not understood; "
+            f"{', '.join(sorted(known - set(OWN_KEYS)))} are: correct the config."
         )
     found: dict[str, Any] = {}
     for field in dataclasses.fields(WindowSettings):
@@ -135,6 +176,8 @@ def postprocessing(resolver: Resolver) -> tuple[Activation | None, float | None,
         if step.built is not None or name not in _UNDERSTOOD:
             left_out.append(name)  # what comes after (inverting, saving) is not ours to run
             continue
+        if not _of_prediction(resolver, step.id):
+            continue
 
         def argument(name: str, id: str = step.id) -> Any:
             return _for_prediction(resolver, id, name)
@@ -144,8 +187,13 @@ def postprocessing(resolver: Resolver) -> tuple[Activation | None, float | None,
                 activation = "softmax"
             elif argument("sigmoid"):
                 activation = "sigmoid"
+            elif argument("other") is not None:  # trusted code, whose result is a probability or not
+                raise ModelError(
+                    f"The bundle's {step.id!r} has an activation of its own ('other'), of which nothing is known; "
+                    "say softmax or sigmoid instead."
+                )
         elif not argument("argmax"):
-            cut = argument("threshold")
+            cut = 0.5 if argument("rounding") == "torchrounding" else argument("threshold")
             threshold = float(cut) if isinstance(cut, int | float) and not isinstance(cut, bool) else None
     return activation, threshold, left_out
 
@@ -162,7 +210,7 @@ def refused(resolver: Resolver) -> dict[str, str]:
                     for field in dataclasses.fields(WindowSettings):
                         found |= refused_entry(resolver, f"{step.id}::{field.name}")
                 elif part == "postprocessing" and allowed.canonical(step.target) in _UNDERSTOOD:
-                    for name in ("softmax", "sigmoid", "argmax", "threshold", "keys"):
+                    for name in ("softmax", "sigmoid", "other", "argmax", "threshold", "rounding", "keys"):
                         found |= refused_entry(resolver, f"{step.id}::{name}")
         except UntrustedModel as code:
             found[code.entry] = code.what
@@ -174,8 +222,20 @@ def refused_entry(resolver: Resolver, id: str, allow: Allowed = allowed.nothing)
     return resolver.refusals(id, allow) if resolver.has(id) else {}
 
 
-def _steps(resolver: Resolver, id: str) -> Iterator[Step]:
-    return resolver.steps(id) if resolver.has(id) else iter(())
+def _steps(resolver: Resolver, part: str) -> Iterator[Step]:
+    """Steps of a part of the config, where it stands or where MONAI's evaluator has it."""
+    for place in (part, _INLINE[part]):
+        if resolver.has(place):
+            return resolver.steps(place)
+    return iter(())
+
+
+def _of_prediction(resolver: Resolver, id: str) -> bool:
+    """Whether a transform of the postprocessing works on the prediction, not on a label beside it."""
+    if not resolver.has(f"{id}::keys"):
+        return True
+    keys = resolver.value(f"{id}::keys", allowed.nothing)
+    return "pred" in ([keys] if isinstance(keys, str) else keys)
 
 
 def _for_prediction(resolver: Resolver, id: str, name: str) -> Any:

@@ -20,7 +20,7 @@ Allowed: TypeAlias = Callable[[str], Callable[..., Any] | None]  # a `_target_` 
 
 _MACRO = re.compile(rf"%(?:(?P<file>[^%:#]+\.(?:json|yaml|yml))(?:(?:::|#)(?P<key>[\w:#]+))?|(?P<id>{ID}))")
 _MOST_STEPS = 100_000  # a config that takes more was made to exhaust memory
-_OWN_KEYS = ("_target_", "_requires_", "_disabled_", "_desc_", "_mode_")  # of a component, beside its arguments
+OWN_KEYS = ("_target_", "_requires_", "_disabled_", "_desc_", "_mode_")  # of a component, beside its arguments
 
 
 @dataclass(frozen=True)
@@ -196,7 +196,7 @@ class Resolver:
                 return found | self.refusals(other, allowed)
             inner = node if isinstance(node, Mapping) else range(len(node)) if isinstance(node, list) else ()
             for key in inner:
-                if key not in _OWN_KEYS:
+                if key not in OWN_KEYS:
                     found |= self.refusals(f"{id}::{key}", allowed)
             return found
         except ModelError:  # broken, which loading will say
@@ -213,7 +213,7 @@ class Resolver:
         arguments = {
             key: self._value(item, f"{id}::{key}", allowed)
             for key, item in self._enabled(node.items(), id)
-            if key not in _OWN_KEYS
+            if key not in OWN_KEYS
         }
         try:
             return build(**arguments)

@@ -42,7 +42,7 @@ def read_torchscript(path: Path, *, trust: bool) -> Any:
     import torch
 
     for name, code in _archived(path, "code/").items():
-        found = _WRITES.search(code) if name.endswith(".py") else None
+        found = _WRITES.search(code) if name.lower().endswith(".py") else None
         if found and not trust:
             raise UntrustedModel(
                 f"{path} is TorchScript that uses {found[0].decode()!r}, which can reach files on this machine; "
@@ -52,11 +52,11 @@ def read_torchscript(path: Path, *, trust: bool) -> Any:
             )
     try:
         module = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
+        for parameter in module.parameters():  # TorchScript has no requires_grad_ of its own
+            parameter.requires_grad_(False)
+        return module.eval()
     except Exception as error:  # damaged archives fail in many ways
         raise _damaged_script(path, error) from error
-    for parameter in module.parameters():  # TorchScript has no requires_grad_ of its own
-        parameter.requires_grad_(False)
-    return module.eval()
 
 
 def extra_files(path: Path) -> Mapping[str, bytes]:
@@ -65,14 +65,19 @@ def extra_files(path: Path) -> Mapping[str, bytes]:
 
 
 def _archived(path: Path, folder: str) -> dict[str, bytes]:
-    """Records of a TorchScript archive, by the reader that will load it, so that both see one file."""
+    """Records of a TorchScript archive, by the reader that will load it, so that both see one file.
+
+    That reader finds records whatever the case of their names: so must what looks through them.
+    """
     import torch
 
     try:
         refuse_bomb(path)
         archive = torch._C.PyTorchFileReader(str(path))
         names = archive.get_all_records()
-        found = {name: archive.get_record(name) for name in names if name.startswith(folder)}
+        found = {name: archive.get_record(name) for name in names if name.lower().startswith(folder)}
+        if len({name.lower() for name in names}) < len(names):
+            raise ValueError("two records whose names differ in case only")
     except Exception as error:  # likewise
         raise _damaged_script(path, error) from error
     if "model.json" in names:  # a format that keeps its code elsewhere
