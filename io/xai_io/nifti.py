@@ -30,6 +30,7 @@ _CLASSES = {
     (540, b"n+2\0"): nib.Nifti2Image,
     (540, b"ni2\0"): nib.Nifti2Pair,
 }
+_SMALL_MM = 0.01  # no scanner of patients has such voxels; a header with micron over values in mm has
 _TO_MM = {"meter": 1000.0, "mm": 1.0, "micron": 1e-3, "unknown": 1.0}  # NIfTI without units means mm everywhere
 
 
@@ -80,6 +81,8 @@ def read_nifti(path: Path) -> Volume:
             # Not memory-mapped: values must not change when somebody writes the file anew.
             image = kind.from_file_map(kind.make_file_map({"header": header, "image": image_stream}), mmap=False)
             affine, notes = _affine(raw, path)
+            if (voxel := float(np.linalg.norm(affine[:3, :3], axis=0).max())) < _SMALL_MM:
+                notes = (*notes, f"Voxels are {voxel:.2g} mm at most: the header says so, whatever was meant.")
             data = _values(image, raw, image_file)
             image_stream.read(1)  # the checksum of a zipped file is only compared once its end has been read
     except XaiIOError:

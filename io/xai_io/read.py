@@ -184,7 +184,14 @@ def _read_dicom(path: Path, wanted: int | str | None, choices: Choices | None, p
     others = [one for one in found if one.verdict.kind in _NO_VOLUME]
     if len(found) - len(others) > 1 or (len(found) > 1 and len(others) == len(found)):
         raise ScanError(f"{path} holds {len(found)} series and one is wanted: {_listed(found)}.")
-    volume = read_series(next((one for one in found if one not in others), found[0]), choices, progress=progress)
+    chosen = next((one for one in found if one not in others), found[0])
+    torn = [one for one in others if one.series_uid == chosen.series_uid and one.verdict.kind != "localiser"]
+    if torn and chosen not in torn:
+        raise GeometryError(
+            f"{path} holds images of the same series that do not fit its volume ({torn[0].summary}), so that slices "
+            f"may be missing from it; copy the series again, or choose what to read: {_listed(found)}."
+        )
+    volume = read_series(chosen, choices, progress=progress)
     if len(found) == 1:
         return volume
     kinds = ", ".join(f"{count} {kind}" for kind, count in Counter(one.verdict.kind for one in others).items())

@@ -27,6 +27,8 @@ _APART = {
     "acquisition": "AcquisitionNumber",
     "trigger time": "TriggerTime",
     "frame reference time": "FrameReferenceTime",
+    "flip angle": "FlipAngle",
+    "kernel": "ConvolutionKernel",
 }
 _KEYWORDS = (
     "ImageType",
@@ -59,6 +61,7 @@ _KEYWORDS = (
     "RescaleSlope",
     "RescaleIntercept",
     "RescaleType",
+    "ModalityLUTSequence",
     "Units",
     "ComplexImageComponent",
     *_APART.values(),
@@ -85,6 +88,8 @@ class Frame:
         of pixels along a row and along a column. None where the header does not say.
     slope, intercept, units
         Of the rescaled values; `units` in DICOM's words, "" where the header has none.
+    rescale
+        How stored values become these: by "slope", by "table", or not at all ("").
     padding
         Lowest and highest stored value that mean "outside the field of view", or None.
     apart
@@ -118,6 +123,7 @@ class Frame:
     slope: float
     intercept: float
     units: str
+    rescale: str
     padding: tuple[int, int] | None
     apart: Mapping[str, Any]
     temporal_positions: int = 0
@@ -187,6 +193,7 @@ def plane(file: File, header: Dataset) -> Frame:
         slope=number(header, "RescaleSlope", 1.0),
         intercept=number(header, "RescaleIntercept", 0.0),
         units=units_of(header),
+        rescale=rescale_of(header),
         padding=_padding(header),
         apart=dict(_apart(header)),
         temporal_positions=_whole(header, "NumberOfTemporalPositions"),
@@ -234,6 +241,13 @@ def units_of(header: Dataset) -> str:
     if header.get("RescaleIntercept") is None:
         return ""
     return str(header.get("RescaleType") or ("HU" if header.get("Modality") == "CT" else ""))
+
+
+def rescale_of(header: Dataset) -> str:
+    """How stored values become what was measured (see `Frame`)."""
+    if header.get("ModalityLUTSequence"):
+        return "table"
+    return "" if header.get("RescaleSlope") is None and header.get("RescaleIntercept") is None else "slope"
 
 
 def _may_be_image(kind: UID, has_pixels: bool) -> bool:

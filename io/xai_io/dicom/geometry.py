@@ -28,7 +28,7 @@ Kind = Literal[
 
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _SAME_PLACE_MM = 0.01
-_OFF_GRID_MM = 0.06  # how far a slice may lie from its place on the regular grid: positions are often rounded to 0.1
+_OFF_GRID_MM = 0.09  # how far a slice may lie from its place on the regular grid: three coordinates rounded to 0.1 mm
 _OFF_GRID_SHARE = (0.01, 0.3)  # but at least and at most these shares of the slice spacing
 _TILT_DEGREES = 0.1
 _RARE = 0.25  # share of steps that may be gaps; where more are wider, the spacing varies by design
@@ -163,7 +163,8 @@ def stacked(positions: Array, row: Array, column: Array) -> Stack:
         where += ", ..." if len(wide) > 5 else ""
         found.append(("gap", f"a gap of {where} of {len(along)} ({between:.1f} mm are usual: {missing} missing)"))
     tilt = np.degrees(np.arccos(np.clip(step @ normal / np.linalg.norm(step), -1.0, 1.0)))
-    if tilt > _TILT_DEGREES:
+    drift = float(np.linalg.norm(step - (step @ normal) * normal)) * (int(places[-1]) or 1)  # mm over the whole stack
+    if tilt > _TILT_DEGREES and drift > 2 * _OFF_GRID_MM:  # else rounded positions can look like it
         found.append(("tilt", f"a tilt of {tilt:.1f} degrees between the slices and their stacking direction"))
     verdict = Verdict(found[0][0], "; ".join(words for _, words in found)) if found else Verdict("regular", "regular")
     kinds = tuple(kind for kind, _ in found)

@@ -98,6 +98,7 @@ def _frame(
         spacing=down_across and down_across[::-1],
         slope=number(rescale, "RescaleSlope", 1.0) if rescale is not None else whole.slope,
         intercept=number(rescale, "RescaleIntercept", 0.0) if rescale is not None else whole.intercept,
+        rescale="slope" if rescale is not None else whole.rescale,
         units=_units(rescale, header, whole),
         apart=apart,
     )

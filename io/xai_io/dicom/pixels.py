@@ -31,6 +31,7 @@ _TAGS = (
     "Columns",
     "BitsAllocated",
     "BitsStored",
+    "HighBit",
     "PixelRepresentation",
     "ModalityLUTSequence",
 )
@@ -80,6 +81,8 @@ def _decoded(file: File, numbers: Sequence[int]) -> Iterator[tuple[npt.NDArray[A
     try:
         with quiet(), opened(file) as stream:
             header = header_of(stream, _TAGS)
+            if header.get("HighBit") not in (None, (header.get("BitsStored") or 0) - 1):
+                raise ScanError(f"{file} stores its values in other bits than the lowest (HighBit); export it again.")
             syntax = _syntax(header)
             plugin = _decoder(syntax, file)
             indices = [max(number, 1) - 1 for number in numbers]
@@ -161,9 +164,17 @@ def _check_codestreams(stream: BinaryIO, header: Dataset, indices: Sequence[int]
         begins = frame[:2] in (b"\xff\xd8", b"\xff\x4f")
         if begins and not frame.rstrip(b"\0\xff").endswith(b"\xff\xd9"):  # some pad with 0, some with 255
             raise ValueError("its compressed pixels have no end")  # which decoders would make up
+        if _signed(frame) and not header.get("PixelRepresentation"):
+            raise ValueError("its compressed pixels have a sign that its header denies")
         size = codestream_size(frame)
         if size not in (None, (header.Columns, header.Rows)):
             raise ValueError("its compressed pixels have another size than its header says")
+
+
+def _signed(frame: bytes) -> bool:
+    """Whether a JPEG 2000 codestream declares signed values (ITU-T T.800 A.5.1, Ssiz)."""
+    siz = frame.find(b"\xff\x4f\xff\x51", 0, 4096)
+    return siz >= 0 and len(frame) > siz + 42 and frame[siz + 42] >= 0x80
 
 
 def codestream_size(frame: bytes) -> tuple[int, int] | None:
@@ -203,6 +214,8 @@ def _rescaled(plane: npt.NDArray[Any], frame: Frame, header: Dataset) -> npt.NDA
         return np.asarray(apply_modality_lut(plane, header))
     if (frame.slope, frame.intercept) == (1.0, 0.0):
         return plane
+    if frame.slope == 0 and plane.min() < plane.max():
+        raise ScanError(f"{frame.file} has a rescale slope of 0, by which all its values are lost; export it again.")
     rescaled: npt.NDArray[Any] = np.multiply(plane, frame.slope, dtype=np.float64) + frame.intercept
     return rescaled
 

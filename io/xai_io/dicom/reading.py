@@ -85,7 +85,7 @@ def read_series(series: Series, choices: Choices | None = None, *, progress: Pro
     for kind in stack.found:
         if kind not in _FLAGS or getattr(choices, _FLAGS[kind][2]) == "reject":
             raise _refused(series, kind, stack.verdict.sentence)
-    factor, units = suv_factor(series, volumes) if choices.suv == "bw" else (1.0, _units(volumes))
+    factor, units = suv_factor(series, volumes) if choices.suv == "bw" else (1.0, _units(volumes, series))
     places = stack.places.tolist() if len(stack.places) else list(range(len(first)))
     values = _decoded(volumes, places, notes, series, progress)
     if choices.suv == "bw":
@@ -203,10 +203,24 @@ def _outside(frame: Frame, values: npt.NDArray[np.float32], factor: float) -> fl
     return (frame.padding[0] * frame.slope + frame.intercept) * factor
 
 
-def _units(volumes: Sequence[Sequence[Frame]]) -> str:
-    """Units of the rescaled values where all headers agree on them."""
-    kinds = {(frame.modality, frame.units) for frames in volumes for frame in frames}
-    return _UNITS.get(kinds.pop(), "") if len(kinds) == 1 else ""
+def _units(volumes: Sequence[Sequence[Frame]], series: Series) -> str:
+    """Units of the rescaled values.
+
+    Raises
+    ------
+    ScanError
+        If the headers do not agree on what the values are: then they are not comparable from slice to slice.
+    """
+    kinds = {(frame.modality, frame.units, frame.rescale) for frames in volumes for frame in frames}
+    if len(kinds) > 1:
+        told = ("modality", "units", "rescaling")
+        differ = [what for what, values in zip(told, zip(*kinds, strict=True), strict=True) if len(set(values)) > 1]
+        raise ScanError(
+            f"{series.path} has slices that differ in {' and '.join(differ)}, so that their values are not comparable; "
+            "export the series again, or name another."
+        )
+    modality, units, _ = kinds.pop()
+    return _UNITS.get((modality, units), "")
 
 
 def _source(series: Series, first: Frame, slices: Sequence[Frame | None], notes: Sequence[str]) -> Source:

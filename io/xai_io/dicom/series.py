@@ -19,7 +19,7 @@ from .sorting import at_same_places, grouped, places_of, told_apart
 Progress = Callable[[int, int], None]
 
 _VOLUMES: tuple[Kind, ...] = ("regular", "gap", "duplicate", "tilt", "varying spacing")
-_SAME = 1e-3  # of direction cosines, and mm of pixel spacing
+_SAME_MM = 0.1  # by which the far ends of planes of one stack may differ: what rounding in headers does
 _FEW = 3  # planes of one orientation that stand as a series of their own
 
 
@@ -209,8 +209,8 @@ def _parallel(frames: Sequence[Frame]) -> list[list[Frame]]:
     for frame in frames:
         exact = (frame.orientation, frame.spacing)
         if exact not in seen:
-            plane = np.array([*(frame.orientation or ()), *(frame.spacing or ())])
-            near = (group for other, group in groups if np.abs(other - plane).max() < _SAME)
+            plane = _edges(frame)
+            near = (group for other, group in groups if np.abs(other - plane).max() < _SAME_MM)
             group = next(near, None)
             if group is None:
                 group = []
@@ -218,6 +218,12 @@ def _parallel(frames: Sequence[Frame]) -> list[list[Frame]]:
             seen[exact] = group
         seen[exact].append(frame)
     return [group for _, group in groups]
+
+
+def _edges(frame: Frame) -> Array:
+    """The plane's two edges as vectors in mm, so that what counts is where its far pixels lie."""
+    directions = np.reshape(frame.orientation or (0.0,) * 6, (2, 3))
+    return directions * np.multiply(frame.shape, frame.spacing or (0.0, 0.0))[:, None]
 
 
 def _few(path: Path, frames: Sequence[Frame]) -> Iterator[Series]:
