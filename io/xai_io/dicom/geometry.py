@@ -163,7 +163,7 @@ def stacked(positions: Array, row: Array, column: Array) -> Stack:
         where += ", ..." if len(wide) > 5 else ""
         found.append(("gap", f"a gap of {where} of {len(along)} ({between:.1f} mm are usual: {missing} missing)"))
     tilt = np.degrees(np.arccos(np.clip(step @ normal / np.linalg.norm(step), -1.0, 1.0)))
-    drift = float(np.linalg.norm(step - (step @ normal) * normal)) * (int(places[-1]) or 1)  # mm over the whole stack
+    drift = float(along[-1] - along[0]) * np.tan(np.radians(tilt))  # mm over the whole stack
     if tilt > _TILT_DEGREES and drift > 2 * _OFF_GRID_MM:  # else rounded positions can look like it
         found.append(("tilt", f"a tilt of {tilt:.1f} degrees between the slices and their stacking direction"))
     verdict = Verdict(found[0][0], "; ".join(words for _, words in found)) if found else Verdict("regular", "regular")
