@@ -90,7 +90,8 @@ def stack_channels(scans: Mapping[str, Volume], names: Sequence[str], *, resampl
         data.append(scan.data)
     alike = {scan.units for scan in scans.values()}, {scan.modality for scan in scans.values()}
     units, modality = (values.pop() if len(values) == 1 else "" for values in alike)
-    source = dataclasses.replace(first.source, notes=tuple(notes))
+    others = tuple(scan.source for scan in scans.values() if scan is not first)
+    source = dataclasses.replace(first.source, notes=tuple(notes), others=others)
     return Volume(np.concatenate(data), first.affine, units, modality, source)
 
 

@@ -39,6 +39,8 @@ class Source:
         longer on the grid of its files.
     frames
         Frame number (from 1) of each slice in its multi-frame file, in the same order; () for single-frame images.
+    others
+        Where the other channels came from, if each had a file of its own.
     notes
         What was not as it should be and what was done about it, one sentence each, without anything that could
         identify anybody: it goes into records and reports.
@@ -53,6 +55,7 @@ class Source:
     instance_uids: tuple[str, ...] = field(default=(), repr=False)
     files: tuple[Path | None, ...] = field(default=(), repr=False)
     frames: tuple[int, ...] = field(default=(), repr=False)
+    others: tuple[Source, ...] = field(default=(), repr=False)
     notes: tuple[str, ...] = ()
 
 

@@ -7,8 +7,10 @@ import json
 import numpy as np
 import pydicom
 import pytest
+import torch
 from dicom_maker import make_series
 from identified import SECRETS, identified
+from torch import nn
 
 from napari_xai import explain
 from napari_xai.errors import ExplainError
@@ -223,3 +225,38 @@ def test_relevance_outside_the_scan_is_warned_of(found):
     assert 0 <= found.record["field_of_view"]["relevance_outside"] <= 1
     lost = type(found.field_of_view)(relevance_outside=0.3, scan_unseen=0.0)
     assert "30% of the relevance lies outside the scan" in dataclasses.replace(found, field_of_view=lost).warnings[-1]
+
+
+@pytest.mark.parametrize(
+    ("name", "number", "institution"),
+    [
+        ("Ras^Was", "000000", "napari"),
+        ("Input^Roi", "19000101", "Unet"),
+        ("Predicted^Monai", "1", "Pos"),
+    ],
+)
+def test_patients_called_as_our_own_words_get_their_exports(found, segmenter, tmp_path, name, number, institution):
+    def edit(k, image):
+        identified(k, image)
+        image.PatientName, image.PatientID, image.InstitutionName = name, number, institution
+
+    stored = np.random.default_rng(0).integers(0, 300, (18, 18, 18)).astype(np.uint16)
+    stored[6:9, 6:9, 6:9] += 1000
+    make_series(tmp_path / "s", stored, np.diag([-2.0, -2, 2, 1]), edit=edit)
+    explained = explain(tmp_path / "s", segmenter, method="input-x-gradient", target="lesion")
+    assert "pm" in explained.save(tmp_path / "out", EVERYTHING, identity=KEY)
+
+
+def test_every_channels_patient_is_searched_for(tmp_path):
+    class Erika(nn.Module):
+        def forward(self, x):
+            return torch.stack([x[:, 0].mean((1, 2, 3)), (x[:, 1] * x[:, 0]).mean((1, 2, 3))], 1)
+
+    rng = np.random.default_rng(0)
+    for n, name in enumerate(("Someone^Else", "Erika^Other")):
+        stored = rng.integers(0, 300, (8, 8, 8)).astype(np.uint16)
+        edit = lambda k, image, name=name: setattr(image, "PatientName", name)  # noqa: E731
+        make_series(tmp_path / f"{n}", stored, np.diag([-2.0, -2, 2, 1]), series=f"1.2.3.9{n}", edit=edit)
+    found = explain({"0000": tmp_path / "0", "0001": tmp_path / "1"}, Erika(), method="saliency")
+    with pytest.raises(ExportError, match="would have identified the patient"):
+        found.save(tmp_path / "out")

@@ -310,6 +310,8 @@ def keyword(name, values):
         (keyword("TemporalPositionIdentifier", [2, 1, 3]), "temporal position"),
         (keyword("AcquisitionNumber", [5, 4, 10]), "acquisition"),
         (keyword("TriggerTime", [50, 0, 700]), "trigger time"),
+        (keyword("FlipAngle", [20, 5, 30]), "flip angle"),
+        (keyword("ConvolutionKernel", ["Br59", "B30f", "STD+"]), "kernel"),
         (lambda t, k, image: setattr(image, "AcquisitionTime", f"1201{(1, 0, 2)[t]:02d}"), "time point"),
         (lambda t, k, image: setattr(image, "AcquisitionTime", f"12{(1, 0, 2)[t]:02d}{5 * k:02d}"), "time point"),
     ],

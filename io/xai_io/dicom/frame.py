@@ -28,7 +28,6 @@ _APART = {
     "trigger time": "TriggerTime",
     "frame reference time": "FrameReferenceTime",
     "flip angle": "FlipAngle",
-    "kernel": "ConvolutionKernel",
 }
 _KEYWORDS = (
     "ImageType",
@@ -62,6 +61,7 @@ _KEYWORDS = (
     "RescaleIntercept",
     "RescaleType",
     "ModalityLUTSequence",
+    "ConvolutionKernel",
     "Units",
     "ComplexImageComponent",
     *_APART.values(),
@@ -300,6 +300,9 @@ def _apart(header: Dataset) -> Iterator[tuple[str, Any]]:
         value = header.get(keyword)
         if value is not None and value != "":
             yield name, _comparable(value)
+    kernel = words(header, "ConvolutionKernel")
+    if kernel:
+        yield "kernel", " ".join(kernel)
     moment = str(header.get("AcquisitionDateTime") or "")
     if not moment and header.get("AcquisitionTime"):
         moment = f"{header.get('AcquisitionDate') or ''}{header.AcquisitionTime}"

@@ -58,7 +58,7 @@ CODES = words_of("CodeValue LongCodeValue CodingSchemeDesignator CodingSchemeVer
 _UNITS_OF_VALUES = words_of("HU HU_MOD US OD MGML Z_EFF ED EDW PCT")  # defined terms of RescaleType
 _EMPTY = words_of("""
     PatientName PatientBirthDate PatientSex StudyDate StudyTime AccessionNumber ReferringPhysicianName StudyID
-    PositionReferenceIndicator Manufacturer Laterality
+    PositionReferenceIndicator Manufacturer
     """)  # type 2 in the modules of patient, study, series, equipment and image
 _EMPTY_IN = {
     "CT": words_of("KVP AcquisitionNumber"),

@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import ExportError
 from ..volume import Source
-from .deidentified import CODES, DUMMY_DATE, words_of
+from .deidentified import CODES, DUMMY_DATE, DUMMY_TIME, words_of
 from .texts import TEXT_VR, elements, several
 from .vocabulary import OURS
 
@@ -49,6 +49,9 @@ _IDENTIFYING = re.compile(
     r"IDs?$|(Accession|Order|Serial|Telephone|Issue)Numbers?|Address|Institution|Station|Telecom|Physician|Operator"
     r"|Performer|Issuer|Location|Residence|Insurance|AETitle|URI$|DeviceIdentifier"
 )
+
+
+_DUMMIES = {(DUMMY_DATE,), (DUMMY_TIME,), (DUMMY_DATE + DUMMY_TIME,)}  # what stands for dates that were left out
 
 
 @dataclass(frozen=True)
@@ -110,9 +113,11 @@ def identifiers(source: Source) -> Identifiers:
     """
     words: dict[tuple[str, ...], str] = {}
     whole: dict[str, str] = {}
-    uids: set[str] = {source.study_uid, source.series_uid, source.frame_of_reference_uid, *source.instance_uids}
+    every = (source, *source.others)
+    uids = {uid for one in every for uid in (one.study_uid, one.series_uid, one.frame_of_reference_uid)}
+    uids |= {uid for one in every for uid in one.instance_uids}
     seen: set[tuple[str, str]] = set()
-    for header in _source_headers(source):
+    for header in (header for one in every for header in _source_headers(one)):
         for element in elements(header):
             if element.VR == "UI":
                 uids.update(str(uid) for uid in several(element))
@@ -121,15 +126,17 @@ def identifiers(source: Source) -> Identifiers:
                 if (element.keyword, value) not in seen and len(value) <= 1024:
                     seen.add((element.keyword, value))
                     _remember(element, value, words, whole)
-    pieces = dict.fromkeys(_paths(source), "the source's path")
+    pieces = {path: "the source's path" for one in every for path in _paths(one)}
     pieces |= {term[0]: kind for term, kind in words.items() if len(term[0]) > 1 and term[0].upper() == term[0].lower()
                and not term[0].isascii()}  # fmt: skip
-    for part in _names(source):
+    for part in (part for one in every for part in _names(one)):
         _put(words, part, "a name of the source's files or folders")
     standard = ("1.2.840.10008.", "1.2.826.0.1.3680043.8.498.1 ", "1.2.826.0.1.3680043.9.7433.1.1 ")
     return Identifiers(
-        words={term: kind for term, kind in words.items() if not (len(term) == 1 and term[0] in OURS)},
-        whole=whole,
+        words={
+            term: kind for term, kind in words.items() if not (term in _DUMMIES or (len(term) == 1 and term[0] in OURS))
+        },
+        whole={value: kind for value, kind in whole.items() if (value,) not in _DUMMIES},
         uids=frozenset(uid for uid in uids if uid and not f"{uid} ".startswith(standard)),
         pieces=pieces,
     )

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..volume import Volume
 from .identity import Identity
+from .patient import burned_in
 from .result import SCHEME, Result, digest, on_grid, short
 from .writing import write_dataset
 
@@ -79,12 +80,19 @@ def write_parametric_map(
         instance_number=1,
         contains_recognizable_visual_features=True,  # maps may follow the face of a scan; nobody looked
         real_world_value_mappings=[mapping],
-        voi_lut_transformations=[hd.VOILUTTransformation(window_center=0.0, window_width=float(f"{2 * limit:.6g}"))],
+        # LINEAR would take 1 off a width that is often smaller.
+        voi_lut_transformations=[
+            hd.VOILUTTransformation(
+                window_center=0.0, window_width=float(f"{2 * limit:.6g}"), voi_lut_function="LINEAR_EXACT"
+            )
+        ],
         content_label="RELEVANCE",
         content_description="Relevance of each voxel to a model's score",
         derivation=method,
     )
     image.ImageComments = result.comments
+    if burned_in(scan):
+        image.BurnedInAnnotation = "YES"  # what multiplies by the input can show the text
     image.Laterality = result.series.first.get("Laterality")  # required of paired organs; may be empty
     result.finished(result.referring(image), f"Relevance ({result.method}), research only")
     write_dataset(path, image, scan, result.identity, overwrite=overwrite)

@@ -4,45 +4,63 @@ from .deidentified import words_of
 
 # Of captions, tables, reports, codes, formats and styles, and names of folders that everybody has.
 OURS = words_of("""
-    about above absolute absorbed accompanying action activity added additional affine ahead algorithm all alone
-    alpha altered anatomical and anonymized anonymous anterior apart applicable application april area array art
-    artificial ascent asks associated attributes august author authorization automatic axes axial background band
-    bar base become becomes bed begin below best beta big bin binary bitstream black block blue body bold bone
-    border bottom box brain branch bright brown bundle button bytes call car case cast category center centre chain
-    chance change changes channel character characters charge chunk claim class clear clinic close cloud cluster
-    clusters code color colour colours column complete completeness component concept conditions confidentiality
-    configuration contact contained container content contents context continuous contract copies copyright corner
-    corners coronal count create created creation creator cross csv ct cubic current damage damages dark data
-    datasets day dead december decode deep default dense department depends depth derivation derived descent design
-    designs desktop deviation device diagnosis dicom digest dimension display distribute distributed document
-    documentation documents domain downloads drop each east edge edges effect either element empty encoding end
-    endian english equipment error even event except explain explained explanation export express extent face faces
-    false family february field file files fill filter find finding fine first fit flag flags flat float following
-    font fonts for forest form format foundation frame frames free from full further gain gap general generated
-    glyphs grad grant granted grants gray green grey grid grids ground group groups head health heart height hereby
-    hidden high hold home hospital house html hu identifier identity image images imaging imported included
-    including index indirect inferior information initial inline input instance institute intelligence item itself
-    january json july june keep kept key keywords label language large larger last layer left lesion less level
-    liability library license light lime limit limitation limited line list listed little liver long low lower
-    lowered lowers lung magnitude main manufacturer map march mark mask material max maximum may mean measure
-    measured measurement measurements medical memory merge mesh method middle millimeter min minimum missing
-    modality mode model modifications modified monochrome more motion mr name names need negative network new nice
-    nifti nm node none north not note notices november null number numbers object observer observers obtaining
-    october one only opacity open operation order ordering orientation original ot other output over overlay package
-    page pages parameter parameters parent part particular path patient pdf peak percent permission permit person
-    persons phantom pixel pixels place plane pm png point policy position positive posterior power prediction
-    preliminary present price primary prior procedure process processing producer product profile promote provided
-    pt public publish purpose quantity question radiological radiology raise raises random range ray read reader
-    reading record red reference referenced region regions registry regular related relational relevance report
-    reported reports reproduce research reserved reset resource resources respectively rest results right rights
-    rise rotate row sagittal same sample saved sc scale scan scans scatter score secondary seconds section security
-    seed seg segment segmentation segments separator september serial series set shade shall shape share shot show
-    shown shows side sign signed silver single size slice slices small smaller smooth soft software solid source
-    south space spatial special spleen sr stack start states station step storage stripe study style subject sum
-    superior supplement table taken target template terms test tester text that the they thick thickness this
-    threshold through time tip title together top torch total touch touching track tracking trade trademark trailer
-    trans transform transformers translation tree true tumor tumour type types unaltered under unit united units
-    university unknown unverified update us use used user users value version view viewport volume volumes voxel
-    warm warning warnings warranty water weight west what where whether which white whose why wide width will window
-    with within without word words work written xai yellow young zarr zero
+    ablation about above absolute absorbed accompanying action activity added additional affine against ahead air
+    algorithm all alone alpha altered anatomical and anonymized anonymous anterior apart applicable application
+    april are area around array art artificial ascent asks associated attributes attribution august author
+    authorization autocast automatic average axes axial back background backprop band bar base basefont baseline
+    baselines basic become becomes bed begin beginbfchar begincmap begincodespacerange below best beta better bias
+    big bin binary bitspercomponent bitstream black blank block blue blur body bold bone border bottom box brain
+    branch bright brown bundle button bytes call cam capheight car case cast catalog category cell center centre
+    chain chance change changes channel channels character characters charge checksum chosen chunk cidinit
+    cidsysteminfo claim class classifier clear clinic close cloud clrp cluster clusters cmap cmapname cmaptype code
+    codecs col color colormap colorspace colour colours column complete completeness component composite concept
+    conditions conductance confidentiality configuration constant contact contained container contains content
+    contents context continuous contract contrastive contributors controls coordinatetransformations copies
+    copyright corner corners coronal corridor count cpu create created creation creationdate creator cross csv ct
+    cubic cuda current currentdict curve cval damage damages dark data datasets day dcm dcmr dead december decode
+    deconvnet deep deeplift def default defined defineresource dejavu dejavusans deletion dense densenet department
+    depends depth derivation derived descendants descent design designs desktop deviation device devicegray
+    devicergb diagnosis dicom dict digest dimension disease display distribute distributed document documentation
+    documents domain downloads drop dtype each east edge edges effect eigen either element empty encoding end
+    endbfchar endcmap endcodespacerange endian endobj english eof equipment error even event exact except expected
+    explain explained explanation export express extensive extent extremal face faces faithfulness false family
+    features february fem field file files fill filter find finding findresource fine first firstchar fit flag flags
+    flat flatedecode float following font fontbbox fontdescriptor fontname fonts for forest form format formxob
+    foundation fraction frame frames free from full fullgrad further gain gamma gap gaussian general generated
+    glyphs grad gradient gradients grant granted grants gray green grey grid grids ground group groups guided head
+    health heart height helvetica hereby hfs hidden high highdicom higher hires hirescam hold home hospital house
+    hsic html hu identifier identity ile image imagei images imaging imported included including index indices
+    indirect inferior influence info information initial inline input inputxgradient insertion instance institute
+    integrated integratedgradients intelligence internal interpolate iso italicangle item itself january json july
+    june keep kept kernel kernelshap key keywords kids label language large larger last lastchar layer left length
+    lesion less level levels liability library license light lime limit limitation limited line linear list listed
+    little liver long low lower lowered lowers lps lrp lung magnitude main manufacturer map maps march mark mask
+    material max maximum may mean measure measured measurement measurements mediabox medical memory merge mesh
+    method mib middle millimeter min minimum missing missingwidth mod modality moddate mode model modifications
+    modified monai monochrome more most motion mr multiscales name names napari need neg negative neighbours network
+    new nice nifti nm node noise none north not note notes notice notices november null num number numbers numpy obj
+    object obs observer observers obtaining occlusion october ome one only opacity open opensource operation order
+    ordering orders orientation original ot other others outlines output outside over overlap overlay package
+    padding page pagemode pages parameter parameters parent part particular patch path patient pdf peak percent
+    permission permit person persons perturbation phantom pickedclass pixel pixels place plane planes pm png point
+    points policy pop pos position positive posterior power predicted prediction preliminary present price primary
+    prior probability procedure process processing procset producer product profile promote provided pt public
+    publish purpose pydicom python quantity question radiological radiology raise raises random range ras rather ray
+    read reader reading record red reference referenced region regions regionscore registry regular related
+    relational relevance relevant relu removed report reported reportlab reports reproduce research reserved reset
+    resnet resolution resource resources respectively rest restored results rgb ridge right rights rise roi root
+    rotate row run running sagittal saliency salient same sample samples sampling sans saved sc scale scan scanp
+    scans scatter score sct secondary seconds section security seed seeds seg segment segmentation segmenter
+    segments segresnet separator september serial series set settings shade shall shap shape shapley share shares
+    shot show shown shows side sigma sign signed silver single size slice slices small smaller smask smoe smooth
+    smoothgrad sobol soft software solid source south space spatial special spleen spread squaregrad sr src stack
+    start startxref states station stemv step steps storage stride stripe structures study style subject subtype sum
+    superior supervoxels supplement swin table taken target taylor template terms test tester text than that the
+    they thick thickness this threshold through time tiny tip tissue title together tolerance top torch total touch
+    touching tounicode track tracking trade trademark trailer trans transform transformers translation trapped tree
+    true truetype tumor tumour type types ucum uid uidref unaltered under unet unique unit united units university
+    unknown unsafe unseen unverified update us use used usenone user users utf value values vargrad version versions
+    view viewport visible volume volumes voxel voxels warm warning warnings warranty was water way weight west what
+    where whether which while white whose why wide width widths will winansiencoding window windows with within
+    without word words work written xai xgrad xobject xrai yellow yes young zarr zero zstd
     """)
