@@ -79,6 +79,15 @@ def errors(path):
     return [line for line in done.stderr.splitlines() if line.startswith("Error")]
 
 
+def test_maps_of_small_values_conform(scan, tmp_path):
+    small = relevance_on(scan)
+    small = small.with_data(small.data * np.float32(1e-6))
+    write_parametric_map(tmp_path / "small.dcm", scan, small, record=RECORD, identity=KEY)
+    assert errors(tmp_path / "small.dcm") == []
+    frames = pydicom.dcmread(tmp_path / "small.dcm")
+    assert frames.BurnedInAnnotation == "NO"
+
+
 def written(scan, folder, identity=KEY, **keywords):
     """Everything, of one explanation."""
     folder.mkdir()
