@@ -85,6 +85,8 @@ def deidentified(header: Dataset, identity: Identity) -> Dataset:
     for keyword in _EMPTY | _EMPTY_IN.get(str(header.get("Modality", "")), frozenset()):
         if keyword not in clean:
             setattr(clean, keyword, [] if keyword.endswith("Sequence") else None)
+    if "Laterality" in clean and not clean.Laterality and clean.get("BodyPartExamined"):
+        del clean.Laterality  # allowed where a paired organ has no known side; scanners write it beside any
     clean.SpecificCharacterSet = "ISO_IR 192"
     patient = [str(header.get(keyword, "")) for keyword in ("PatientID", "IssuerOfPatientID")]
     clean.PatientID = identity.pseudonym(*(patient if patient[0] else [str(header.get("StudyInstanceUID", ""))]))
