@@ -59,8 +59,8 @@ def read_volume(
 
     A series is a folder, a zip, a DICOMDIR or one of its files. The content decides, not the name. Voxel order and
     geometry are the file's own (see `read_nifti`, `read_itk`, `read_omezarr` and `read_series` for what becomes of
-    each), and the values are finite and not all equal. They are float32, or float64 where they are whole numbers that
-    float32 cannot tell apart.
+    each), and the values are finite and not all equal. They are float32; of other formats than DICOM float64 where they
+    are whole numbers that float32 cannot tell apart.
 
     Parameters
     ----------

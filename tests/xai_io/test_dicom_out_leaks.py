@@ -22,6 +22,7 @@ from pydicom.dataset import Dataset
 from xai_io import (
     ExportError,
     Report,
+    Volume,
     display_for,
     read_volume,
     write_json,
@@ -319,3 +320,23 @@ def test_comments_inside_compressed_pixels_are_found(tmp_path, scan):
     image["PixelData"].VR = "OB"
     pydicom.dcmwrite(tmp_path / "x.dcm", image, enforce_file_format=True)
     assert "InstitutionName in its compressed pixels" in leaks(tmp_path / "x.dcm", scan)
+
+
+@pytest.mark.parametrize(
+    ("place", "text", "found"),
+    [
+        ("Mueller_Erika/t1.nii.gz", "asked by erika", True),
+        ("Mueller_Erika/t1.nii.gz", "Mueller", True),
+        ("tiny_segmenter/data/scan.nii.gz", "a model called tiny_segmenter", False),
+        ("tiny_segmenter/case_00471/scan.nii.gz", "case_00471", True),
+        ("Brain_Mask/Test_Scan/scan.nii.gz", "brain mask", False),
+    ],
+)
+def test_what_names_of_folders_tell(tmp_path, place, text, found):
+    path = tmp_path / place
+    path.parent.mkdir(parents=True)
+    values = np.random.default_rng(0).random((1, 4, 4, 4), dtype=np.float32)
+    write_nifti(path, Volume(values, np.eye(4)))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "a.txt").write_text(text)
+    assert bool(leaks(tmp_path / "out", read_volume(path))) == found

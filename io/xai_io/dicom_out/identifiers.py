@@ -245,17 +245,30 @@ def _paths(source: Source) -> set[str]:
 
 
 def _names(source: Source) -> set[str]:
-    """Names of files and of the three innermost folders that are more than a plain word."""
+    """Names of files and of the three innermost folders that are more than a plain word.
+
+    Of folders above the scan's own, which projects are called by too, only those that look like a person's or a number;
+    of names with several capitals (Mueller_Erika) each part by itself, too.
+    """
     found: set[str] = set()
     for path in (source.path, *source.files):
-        if path is not None:
-            found.update(part.partition(".nii")[0].removesuffix(".dcm") for part in path.parts[-3:])
-    return {
-        name for name in found
-        if (len(name) >= 5 and not name.islower() and not name.isdigit() and _plain(name) not in OURS)
+        for n, part in enumerate(reversed(() if path is None else path.parts[-3:])):
+            name = part.partition(".nii")[0].removesuffix(".dcm")
+            own = path == source.path and n == 0
+            if _telling(name) and (own or not name.islower() or any(map(str.isdigit, name))):
+                found.add(name)
+            capitals = [word for word in re.findall(r"[^\W\d_]+", name) if word.istitle() and len(word) > 3]
+            found.update(word for word in capitals if len(capitals) > 1 and _plain(word) not in OURS)
+    return found
+
+
+def _telling(name: str) -> bool:
+    """Whether a name is more than a plain word."""
+    return (
+        (len(name) >= 5 and not name.islower() and not name.isdigit() and _plain(name) not in OURS)
         or (len(name) >= 6 and any(map(str.isdigit, name)) and any(map(str.isalpha, name)))
         or (len(name) >= 8 and len(_TOKEN.findall(name)) > 1)
-    }  # fmt: skip
+    )
 
 
 def _plain(text: str) -> str:
