@@ -264,10 +264,11 @@ def _names(source: Source) -> set[str]:
 
 def _telling(name: str) -> bool:
     """Whether a name is more than a plain word."""
+    words = _TOKEN.findall(_plain(name))
     return (
-        (len(name) >= 5 and not name.islower() and not name.isdigit() and _plain(name) not in OURS)
+        (len(name) >= 5 and not name.islower() and not name.isdigit() and not OURS.issuperset(words))
         or (len(name) >= 6 and any(map(str.isdigit, name)) and any(map(str.isalpha, name)))
-        or (len(name) >= 8 and len(_TOKEN.findall(name)) > 1)
+        or (len(name) >= 8 and len(words) > 1 and not OURS.issuperset(words))
     )
 
 
