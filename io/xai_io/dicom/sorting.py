@@ -96,9 +96,19 @@ def _ranked(group: list[Frame], slots: dict[int, int], when: Callable[[Frame], A
 
 
 def at_same_places(groups: dict[Label, list[Frame]], slots: dict[int, int]) -> list[list[tuple[Label, list[Frame]]]]:
-    """Volumes of one image type whose planes lie at the same places, which are one 4D series."""
+    """Volumes of one image type whose planes lie at the same places, which are one 4D series.
+
+    They come in the order of what tells them apart; gradient directions have none, and go as they were counted.
+    """
+
+    def order(item: tuple[Label, list[Frame]]) -> list[Any]:
+        label, frames = item
+        counted = _sortable(min(frame.instance_number for frame in frames))
+        told = [counted if name == "gradient direction" else _sortable(value) for name, value in label]
+        return told + [_sortable(value) for _, value in label]
+
     together: dict[Hashable, list[tuple[Label, list[Frame]]]] = defaultdict(list)
-    for label, group in sorted(groups.items(), key=lambda item: [_sortable(value) for _, value in item[0]]):
+    for label, group in sorted(groups.items(), key=order):
         members = sorted(group, key=lambda frame: (slots[id(frame)], frame.instance_number, str(frame.file)))
         places = tuple(slots[id(frame)] for frame in members)
         others = together[places, dict(label).get("image type")]
