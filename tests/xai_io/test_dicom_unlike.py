@@ -3,7 +3,7 @@
 import numpy as np
 import pydicom
 import pytest
-from dicom_maker import make_series, reencode
+from dicom_maker import make_multiframe, make_series, reencode
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate, generate_frames
 from pydicom.uid import JPEG2000Lossless
@@ -126,3 +126,20 @@ def test_positions_rounded_to_a_tenth_are_regular_however_oblique(tmp_path, rota
         make_series(tmp_path / str(n), STORED, affine, edit=rounded)
         (series,) = find_series(tmp_path / str(n))
         assert series.verdict.kind == "regular", series.verdict.sentence
+
+
+def test_a_part_of_a_split_image_is_not_the_whole(tmp_path):
+    volume = RNG.integers(0, 99, size=(6, 7, 8)).astype(np.uint16)
+    for number, part in enumerate((volume[..., :4], volume[..., 4:]), 1):
+
+        def edit(image, number=number):
+            image.SOPInstanceUID = f"1.2.9.1.{number}"
+            image.ConcatenationUID, image.InConcatenationNumber, image.InConcatenationTotalNumber = "1.2.77", number, 2
+
+        affine = AXIAL.copy()
+        affine[2, 3] = 8.0 * (number - 1)
+        make_multiframe(tmp_path / f"{number}.dcm", part[None], affine, edit=edit)
+    assert np.array_equal(read_volume(tmp_path).data[0], volume - 10.0)
+    (tmp_path / "2.dcm").unlink()
+    with pytest.raises(ScanError, match="1 of the 2 files that one multi-frame image was split into"):
+        read_volume(tmp_path)

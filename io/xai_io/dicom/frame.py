@@ -41,6 +41,9 @@ _KEYWORDS = (
     "SeriesNumber",
     "InstanceNumber",
     "NumberOfTemporalPositions",
+    "ConcatenationUID",
+    "InConcatenationNumber",
+    "InConcatenationTotalNumber",
     "AcquisitionDate",
     "AcquisitionTime",
     "AcquisitionDateTime",
@@ -96,6 +99,8 @@ class Frame:
         What may tell it from other planes at its place, by name: echo time, b-value, ...
     temporal_positions
         How many times the series says that it covers each place; 0 where it does not say.
+    part
+        Of a multi-frame image that was split into files: which image, which file, of how many; else of none.
     images
         How many images the file has, where they have no place and are not told apart.
     trouble
@@ -127,6 +132,7 @@ class Frame:
     padding: tuple[int, int] | None
     apart: Mapping[str, Any]
     temporal_positions: int = 0
+    part: tuple[str, int, int] = ("", 0, 0)
     images: int = 1
     trouble: str = ""
 
@@ -197,6 +203,11 @@ def plane(file: File, header: Dataset) -> Frame:
         padding=_padding(header),
         apart=dict(_apart(header)),
         temporal_positions=_whole(header, "NumberOfTemporalPositions"),
+        part=(
+            str(header.get("ConcatenationUID", "")),
+            _whole(header, "InConcatenationNumber"),
+            _whole(header, "InConcatenationTotalNumber"),
+        ),
         trouble=trouble,
     )
 

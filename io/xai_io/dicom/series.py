@@ -155,6 +155,10 @@ def _series(frames: Sequence[Frame], path: Path) -> Iterator[Series]:
     """Every series, and every stack that stands by itself in one."""
     by_uid = grouped(frames, lambda frame: (frame.series_number, frame.study_uid, frame.series_uid))
     for _, members in sorted(by_uid.items()):
+        torn = _torn(members)
+        if torn:
+            yield _made(path, [members], Verdict("damaged", torn))
+            continue
         scattered: list[Frame] = []
         for together in grouped(members, _kind).values():
             if together[0].trouble or not _placed(together[0]):
@@ -167,6 +171,17 @@ def _series(frames: Sequence[Frame], path: Path) -> Iterator[Series]:
                     yield from _volumes(path, parallel)
         if scattered:
             yield from _few(path, scattered)
+
+
+def _torn(frames: Sequence[Frame]) -> str:
+    """What is missing of multi-frame images that were split into files; "" if nothing is."""
+    split = {frame.part for frame in frames if frame.part[0]}
+    for image in {image for image, _, _ in split}:
+        there = {number for name, number, _ in split if name == image}
+        files = max(total for name, _, total in split if name == image)
+        if len(there) < files:
+            return f"{len(there)} of the {files} files that one multi-frame image was split into"
+    return ""
 
 
 def _kind(frame: Frame) -> Hashable:
