@@ -9,13 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .files import File, at_pixels, header_of, opened, parsed
+from .files import File
 
 if TYPE_CHECKING:
     from pydicom import Dataset
-    from pydicom.uid import UID
 
-_STORAGE = "1.2.840.10008.5.1.4.1.1."
 Vector = tuple[float, ...]
 
 #: What may tell the volumes of one series apart, in the order in which it is tried: our name, its DICOM keyword.
@@ -29,7 +27,7 @@ _APART = {
     "frame reference time": "FrameReferenceTime",
     "flip angle": "FlipAngle",
 }
-_KEYWORDS = (
+KEYWORDS = (
     "ImageType",
     "SOPClassUID",
     "SOPInstanceUID",
@@ -137,36 +135,6 @@ class Frame:
     trouble: str = ""
 
 
-def frames_of(file: File) -> list[Frame]:
-    """Every plane that a file holds; none where it is no image (a report, a structure set, a directory).
-
-    Whatever is wrong with the file raises whatever it raises inside pydicom.
-
-    Raises
-    ------
-    ValueError
-        If the file should be an image, and its header is cut short.
-    """
-    with opened(file) as stream:
-        header = header_of(stream, _KEYWORDS)
-        whole = at_pixels(stream, header)
-    meta = getattr(header, "file_meta", None)
-    kind = header.get("SOPClassUID") or (meta.get("MediaStorageSOPClassUID") if meta else None)
-    if kind and not _may_be_image(kind, whole):
-        return []
-    if not (whole and header.get("Rows") and header.get("Columns") and header.get("SeriesInstanceUID")):
-        raise ValueError("an image without pixels, Rows, Columns or SeriesInstanceUID")
-    if int(header.get("NumberOfFrames") or 1) > 1 or _is_enhanced(header):
-        from .multiframe import multiframes
-
-        return list(multiframes(parsed(file), plane(file, header)))
-    if "MOSAIC" in words(header, "ImageType"):
-        from .mosaic import tiles
-
-        return list(tiles(parsed(file), plane(file, header)))
-    return [plane(file, header)]
-
-
 def plane(file: File, header: Dataset) -> Frame:
     """The plane of a single-frame file."""
     down_across = numbers(header, "PixelSpacing", 2)
@@ -259,19 +227,6 @@ def rescale_of(header: Dataset) -> str:
     if header.get("ModalityLUTSequence"):
         return "table"
     return "" if header.get("RescaleSlope") is None and header.get("RescaleIntercept") is None else "slope"
-
-
-def _may_be_image(kind: UID, has_pixels: bool) -> bool:
-    """Whether a SOP class is an image; one of DICOM's own may be cut short or too new to be known."""
-    if kind.name != kind:
-        return any(word in kind.name for word in ("Image Storage", "Segmentation", "Parametric Map", "RT Dose"))
-    return has_pixels or kind.startswith(_STORAGE) or _STORAGE.startswith(kind)
-
-
-def _is_enhanced(header: Dataset) -> bool:
-    """Whether geometry lies in functional groups, even if there is but one frame."""
-    name = str(getattr(header.get("SOPClassUID"), "name", ""))
-    return name.startswith(("Enhanced", "Legacy Converted Enhanced", "Parametric Map", "Segmentation"))
 
 
 def words(header: Dataset, keyword: str) -> tuple[str, ...]:

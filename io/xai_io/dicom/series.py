@@ -12,8 +12,9 @@ import numpy as np
 
 from ..errors import GeometryError, ScanError
 from .files import File, dicom_files, is_dicom, is_dicomdir, is_zip, quiet
-from .frame import Frame, frames_of
+from .frame import Frame
 from .geometry import Array, Kind, Stack, Verdict, axes, stacked
+from .planes import frames_of
 from .sorting import at_same_places, grouped, places_of, told_apart
 
 Progress = Callable[[int, int], None]

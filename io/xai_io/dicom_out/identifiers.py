@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING
 from ..errors import ExportError
 from ..volume import Source
 from .deidentified import CODES, DUMMY_DATE, DUMMY_TIME, words_of
+from .headers import read_header
 from .texts import TEXT_VR, elements, several
 from .vocabulary import OURS
 
@@ -150,8 +151,6 @@ def _source_headers(source: Source) -> Iterator[Dataset]:
     ExportError
         If they can no longer be read.
     """
-    from .source import read_header
-
     files = [path for path in dict.fromkeys(source.files) if path is not None]
     yield from map(read_header, files)
     if source.format == "dicom" and not files and source.path is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..volume import Volume
-from .source import read_header
+from .headers import read_header
 
 _ASKED = {
     "name": "PatientName",

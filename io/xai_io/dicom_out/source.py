@@ -13,7 +13,10 @@ import numpy.typing as npt
 from ..errors import ExportError
 from ..volume import Volume
 from .deidentified import deidentified, with_frame_of_reference, words_of
+from .headers import read_header, sensible
 from .identity import Identity
+from .leaks import leaked, leaks
+from .writing import series_aside
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -135,41 +138,6 @@ def _what(scan: Volume) -> str:
     return scan.source.format or "made in memory"
 
 
-def read_header(path: Path) -> Dataset:
-    """Header of a file of the scan, without what makes no sense in it; that is not said, since it would say the value.
-
-    Raises
-    ------
-    ExportError
-        If it can no longer be read.
-    """
-    import pydicom
-
-    try:
-        with pydicom.config.disable_value_validation():
-            return _sensible(pydicom.dcmread(path, stop_before_pixels=True))
-    except Exception as error:  # gone, or changed since the scan was read
-        raise ExportError(
-            f"{path}, from which the scan was read, can no longer be read ({type(error).__name__}); "
-            "put it back where it was and read the scan again."
-        ) from error
-
-
-def _sensible(header: Dataset) -> Dataset:
-    """Drop elements that cannot be decoded, and numbers that are none, at any depth."""
-    for tag in list(header.keys()):
-        try:
-            element = header[tag]
-            for item in element.value if element.VR == "SQ" else ():
-                _sensible(item)
-            several = element.value if element.VM > 1 else [element.value]
-            if element.VR in ("DS", "IS") and any(isinstance(one, str) and one for one in several):
-                del header[tag]
-        except Exception:  # a value that is none of its representation
-            del header[tag]
-    return header
-
-
 def _plane(header: Dataset, frame: int) -> tuple[list[float], list[float], list[float]] | None:
     """Position, orientation and pixel spacing that a header states for a frame, where it does."""
     groups = []
@@ -262,9 +230,6 @@ def write_source(
     """
     import pydicom
 
-    from .leaks import leaked, leaks
-    from .writing import series_aside
-
     identity = identity or Identity()
     if identity.keep:
         raise ExportError(
@@ -277,7 +242,7 @@ def write_source(
     with series_aside(folder, overwrite=overwrite) as aside:
         for n, path in enumerate(paths, start=1):
             with pydicom.config.disable_value_validation():
-                original = _sensible(pydicom.dcmread(path))
+                original = sensible(pydicom.dcmread(path))
             _refuse_hidden(original)
             deidentified(original, identity).save_as(aside / f"{n:04d}.dcm", enforce_file_format=True)
         found = leaks(aside, scan)
