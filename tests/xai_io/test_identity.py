@@ -14,6 +14,7 @@ from identified import SECRETS, identified
 
 from xai_io import ExportError, Volume, read_volume
 from xai_io.dicom_out import Identity, leaks, sources, user_secret, write_source
+from xai_io.dicom_out.deidentified import deidentified
 
 KEY = b"a key of tests, 0123456789"
 STORED = np.random.default_rng(0).integers(0, 2000, (9, 8, 5)).astype(np.uint16)
@@ -100,6 +101,20 @@ def test_sources_hold_what_is_listed_and_nothing_else(scan):
     assert {str(one.StudyInstanceUID) for one in series.headers} == {
         Identity(secret=KEY).uid(original.StudyInstanceUID)
     }
+
+
+def test_what_a_module_asks_for_stays_and_what_it_does_not_allow_goes():
+    header = pydicom.Dataset()
+    header.file_meta = pydicom.dataset.FileMetaDataset()
+    header.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    header.SOPClassUID, header.SOPInstanceUID = pydicom.uid.EnhancedMRImageStorage, "1.2.3"
+    header.StudyInstanceUID = header.SeriesInstanceUID = "1.2.4"
+    header.Modality, header.BodyPartExamined, header.Laterality = "MR", "BRAIN", ""
+    header.EchoPulseSequence, header.MultipleSpinEcho, header.NumberOfKSpaceTrajectories = "GRADIENT", "NO", 2
+    header.PulseSequenceName = "epi of Erika"
+    clean = deidentified(header, Identity(secret=KEY))
+    assert "Laterality" not in clean and clean.PulseSequenceName == "REMOVED"
+    assert (clean.EchoPulseSequence, clean.MultipleSpinEcho, clean.NumberOfKSpaceTrajectories) == ("GRADIENT", "NO", 2)
 
 
 def test_kept_identity_changes_nothing(scan):

@@ -45,6 +45,10 @@ _KEPT = words_of("""
     SeriesType Units CountsSource ReframingType CorrectedImage DecayCorrection CollimatorType FrameReferenceTime
     ActualFrameDuration DecayFactor DoseCalibrationFactor ScatterFractionFactor DeadTimeFactor
     NumberOfTimeSlices NumberOfRRIntervals NumberOfTimeSlots
+    EchoPulseSequence MultipleSpinEcho MultiPlanarExcitation PhaseContrast TimeOfFlightContrast
+    ArterialSpinLabelingContrast SteadyStatePulseSequence EchoPlanarPulseSequence SaturationRecovery
+    SpectrallySelectedSuppression OversamplingPhase GeometryOfKSpaceTraversal RectilinearPhaseEncodeReordering
+    SegmentedKSpaceTraversal CoverageOfKSpace NumberOfKSpaceTrajectories PulseSequenceName
     DimensionOrganizationSequence DimensionIndexSequence DimensionOrganizationType
     SharedFunctionalGroupsSequence PerFrameFunctionalGroupsSequence
     """)
