@@ -448,6 +448,8 @@ def test_burned_in_text_is_not_shown_again(tmp_path):
         write_secondary_capture(tmp_path / "out", scan, relevance_on(scan), DISPLAY, record=RECORD, identity=KEY)
     assert not (tmp_path / "out").exists()
     write_parametric_map(tmp_path / "map.dcm", scan, relevance_on(scan), record=RECORD, identity=KEY)
+    assert pydicom.dcmread(tmp_path / "map.dcm").BurnedInAnnotation == "YES"
+    assert [one for one in errors(tmp_path / "map.dcm") if "BurnedInAnnotation" not in one] == []
 
 
 def test_letters_are_upright_words_are_drawn_and_nothing_covers_the_scan(tmp_path, scan):

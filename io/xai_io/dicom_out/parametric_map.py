@@ -30,7 +30,8 @@ def write_parametric_map(
 
     Each frame refers to the source's image of that slice, none where the slice was filled in. Values are mapped to
     themselves (real-world value mapping: relevance, no units), qualified as RESEARCH, and carry the method in the
-    derivation of each frame; question, parameters, model and its hash stand in the image comments.
+    derivation of each frame; question, parameters, model and its hash stand in the image comments. Where text is burned
+    into the scan, the map says so of itself too, although the standard foresees no such map.
 
     Parameters
     ----------
@@ -92,7 +93,8 @@ def write_parametric_map(
     )
     image.ImageComments = result.comments
     if burned_in(scan):
-        image.BurnedInAnnotation = "YES"  # what multiplies by the input can show the text
+        # What multiplies by the input can show the text. The standard knows no map but NO; whoever trusts it must not.
+        image.BurnedInAnnotation = "YES"
     image.Laterality = result.series.first.get("Laterality")  # required of paired organs; may be empty
     result.finished(result.referring(image), f"Relevance ({result.method}), research only")
     write_dataset(path, image, scan, result.identity, overwrite=overwrite)
