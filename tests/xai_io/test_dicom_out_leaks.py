@@ -5,6 +5,7 @@ import dataclasses
 import html
 import io
 import json
+import re
 import zipfile
 import zlib
 
@@ -32,7 +33,17 @@ from xai_io import (
     write_report_html,
     write_report_pdf,
 )
-from xai_io.dicom_out import Identity, checked, leaks, write_measurement_report, write_segmentation
+from xai_io.dicom_out import (
+    Identity,
+    checked,
+    leaks,
+    write_measurement_report,
+    write_parametric_map,
+    write_segmentation,
+    write_source,
+)
+from xai_io.dicom_out.texts import texts as texts_of
+from xai_io.dicom_out.vocabulary import OURS
 from xai_io.regions import clusters, write_regions
 
 KEY = Identity(secret=b"a key of tests, 0123456789")
@@ -154,7 +165,7 @@ PLANTED = {
     "RequestedProcedure|ScheduledProcedure": ["SPS-55221"],
     "private": ["Erika privat-4242"],
     "UID": ["1.2.276.0.7230010.3.1.2.4242"],
-    "files or folders": [FOLDER],
+    "file or folder": [FOLDER],
 }
 
 
@@ -208,7 +219,21 @@ def test_checked_removes_what_leaks_and_names_no_value(tmp_path, scan):
     assert "Erika" not in str(caught.value) and not (tmp_path / "x.json").exists()
 
 
-@pytest.mark.parametrize("name", ["Müller^Erika", "English^Parent", "Case^Report", "Brown^Rose^May", "Little^Grant"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "Müller^Erika",
+        "English^Parent",
+        "Case^Report",
+        "Brown^Rose^May",
+        "Little^Grant",
+        "Input^Gradient",
+        "Sans^Dejavu",
+        "Monai^Python",
+        "Lps^Way",
+        "Tiny^Lesion",
+    ],
+)
 def test_our_own_outputs_are_no_leaks(tmp_path, name):
     def edit(k, image):
         identified(k, image)
@@ -221,12 +246,12 @@ def test_our_own_outputs_are_no_leaks(tmp_path, name):
     labels, regions = clusters(relevance, 1.5)
     record = {
         "question": "CT abdomen: which voxels raise “liver”?",
-        "method": "GradCAM",
+        "method": "Input × gradient",
         "parameters": {"layer": "encoder.3"},
-        "model": {"name": "CT abdomen", "sha256": "0123456789abcdef" * 4},
-        "prediction": {"liver": 1200.5, "spleen": 100.0},
+        "model": {"name": "tiny_segmenter", "sha256": "0123456789abcdef" * 4},
+        "prediction": {"lesion": 1200.5, "spleen": 100.0},
         "prediction_unit": "mm3",
-        "versions": {"torch": "2.10"},
+        "versions": {"monai": "1.5", "python": "3.11", "torch": "2.10"},
         "seconds": 1.25,
     }
     report = Report(
@@ -243,7 +268,20 @@ def test_our_own_outputs_are_no_leaks(tmp_path, name):
     write_measurement_report(
         out / "sr.dcm", scan, regions, segmentation=out / "regions.dcm", record=record, identity=KEY
     )
+    write_parametric_map(out / "map.dcm", scan, relevance, record=record, identity=KEY)
+    write_source(out / "source", scan, identity=KEY)
     assert leaks(out, scan, drawn=drawn) == ()
+    said = {  # in a text, not among bytes, where letters come up by chance
+        token
+        for file in out.rglob("*")
+        if file.is_file()
+        for _, text, least in texts_of(file)
+        if least < 5
+        for token in re.findall(r"[^\W_]+", text.lower())
+        if token.isalpha() and token.isascii() and len(token) > 2
+    }
+    digits = {token for token in said if set(token) <= set("abcdef")}  # of hashes and colours
+    assert sorted(said - digits - OURS - {"abdomen", "encoder"}) == []
 
 
 @pytest.mark.parametrize(
@@ -340,3 +378,32 @@ def test_what_names_of_folders_tell(tmp_path, place, text, found):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "a.txt").write_text(text)
     assert bool(leaks(tmp_path / "out", read_volume(path))) == found
+
+
+def test_names_in_a_nifti_header_are_found(tmp_path):
+    image = nib.Nifti1Image(np.random.default_rng(0).random((4, 4, 4)), np.eye(4))
+    image.header["descrip"], image.header["aux_file"] = b"Erika Mustermann, 4.3.1951", b"Zeuge^Karl"
+    image.header["db_name"] = b"Patient 778123"
+    image.header.extensions.append(nib.nifti1.Nifti1Extension("comment", b"seen by Gregory Holmes on 2026-01-14"))
+    nib.save(image, tmp_path / "scan.nii.gz")
+    scan = read_volume(tmp_path / "scan.nii.gz")
+    for text in ("of Mustermann", "erika", "karl", "patient 778123", "dr_holmes", "on 14.01.2026"):
+        as_json(tmp_path / "x", text)
+        assert leaks(tmp_path / "x.json", scan), text
+    write_nifti(tmp_path / "out.nii.gz", scan)
+    assert leaks(tmp_path / "out.nii.gz", scan) == ()
+
+
+def test_voxels_are_no_text(tmp_path, scan):
+    letters = np.frombuffer(b"Erika Mueller, " * 64, np.uint8)[: 4 * 4 * 4].reshape(1, 4, 4, 4)
+    write_nifti(tmp_path / "a.nii", Volume(letters, np.eye(4)))
+    assert leaks(tmp_path / "a.nii", scan) == ()
+
+
+def test_what_is_called_as_the_model_is_to_be_renamed(tmp_path):
+    path = tmp_path / "CarotidNet_2" / "data" / "scan.nii.gz"
+    path.parent.mkdir(parents=True)
+    write_nifti(path, Volume(np.random.default_rng(0).random((1, 4, 4, 4), dtype=np.float32), np.eye(4)))
+    as_json(tmp_path / "x", "CarotidNet_2")
+    with pytest.raises(ExportError, match=r"folder above the source in JSON\) .* rename the scan's folder above it or"):
+        checked(tmp_path / "x.json", read_volume(path), KEY)

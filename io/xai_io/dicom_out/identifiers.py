@@ -9,10 +9,12 @@ Looked for, in the words of a text (letters and digits; case, accents and what s
   with a number of four digits; names and identifiers in them are looked for by themselves;
 - dates in the usual notations, but for today's, on which anything may be written;
 - UIDs that are not the standard's;
-- the source's path and the user's home, and names of files and folders that are more than a plain lower-case word.
+- the text of a NIfTI header and of its extensions, as other text, and a name or date inside it;
+- the source's path and the user's home, and names of files and folders that are more than a plain lower-case word; of
+  these and of a NIfTI header's text, each part by itself where several begin with a capital.
 
 Words that our own outputs consist of ("white", "mark", "max") are no leak when they are one part of a name; the whole
-name still is.
+name still is, unless our own titles say so ("Input × gradient").
 """
 
 from __future__ import annotations
@@ -21,8 +23,10 @@ import contextlib
 import datetime
 import functools
 import re
+import struct
 import unicodedata
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,13 +36,15 @@ from ..errors import ExportError
 from ..volume import Source
 from .deidentified import CODES, DUMMY_DATE, DUMMY_TIME, words_of
 from .headers import read_header
-from .texts import TEXT_VR, elements, several
-from .vocabulary import OURS
+from .texts import TEXT_VR, elements, nifti_texts, several
+from .vocabulary import OURS, TITLES
 
 if TYPE_CHECKING:
     from pydicom import DataElement, Dataset
 
 _TOKEN = re.compile(r"\d+(?:\.\d+)+|[^\W_]+")
+_CAPITALISED = re.compile(r"[^\W\d_][^\W\d_A-Z]*")
+FILE, FOLDER = "the name of the source's file or folder", "the name of a folder above the source"
 # What equipment is called, and terms of the standard: shared by many, and needed in results.
 _COMMON = CODES | words_of("""
     Manufacturer ManufacturerModelName SoftwareVersions RescaleType SequenceName ConvolutionKernel StackID
@@ -127,15 +133,19 @@ def identifiers(source: Source) -> Identifiers:
                 if (element.keyword, value) not in seen and len(value) <= 1024:
                     seen.add((element.keyword, value))
                     _remember(element, value, words, whole)
+    for text in (text for one in every for text in _nifti_headers(one)):
+        _remember_text(text, "text of the source's NIfTI header", words, whole)
     pieces = {path: "the source's path" for one in every for path in _paths(one)}
     pieces |= {term[0]: kind for term, kind in words.items() if len(term[0]) > 1 and term[0].upper() == term[0].lower()
                and not term[0].isascii()}  # fmt: skip
-    for part in (part for one in every for part in _names(one)):
-        _put(words, part, "a name of the source's files or folders")
+    for part, kind in (named for one in every for named in _names(one).items()):
+        _put(words, part, kind)
     standard = ("1.2.840.10008.", "1.2.826.0.1.3680043.8.498.1 ", "1.2.826.0.1.3680043.9.7433.1.1 ")
     return Identifiers(
         words={
-            term: kind for term, kind in words.items() if not (term in _DUMMIES or (len(term) == 1 and term[0] in OURS))
+            term: kind
+            for term, kind in words.items()
+            if not (term in _DUMMIES or (len(term) == 1 and term[0] in OURS) or _titled(term))
         },
         whole={value: kind for value, kind in whole.items() if (value,) not in _DUMMIES},
         uids=frozenset(uid for uid in uids if uid and not f"{uid} ".startswith(standard)),
@@ -163,6 +173,15 @@ def _source_headers(source: Source) -> Iterator[Dataset]:
                 "searched for what identifies the patient; put it back where it was."
             )
         yield found
+
+
+def _nifti_headers(source: Source) -> Iterator[str]:
+    """What the header of a NIfTI source and its extensions say in letters; nothing where it is no longer there."""
+    if source.format == "nifti" and source.path is not None:
+        name = re.sub(r"\.img(\.gz)?$", r".hdr\1", source.path.name)  # which of a pair holds the text
+        with contextlib.suppress(OSError, EOFError, zlib.error, struct.error):
+            for where, text, _ in nifti_texts(source.path.with_name(name)):
+                yield from text.splitlines() if where.endswith("extension") else [text]
 
 
 def _headers_at(path: Path) -> Iterator[Dataset]:
@@ -220,6 +239,31 @@ def _remember_name(value: str, kind: str, words: dict[tuple[str, ...], str], who
             whole.setdefault(_plain(group).strip(), kind)
 
 
+def _remember_text(value: str, kind: str, words: dict[tuple[str, ...], str], whole: dict[str, str]) -> None:
+    """Free text that may name somebody: a name as DICOM writes it, capitalised words, and dates."""
+    if "^" in value:
+        _remember_name(value, kind, words, whole)
+    for part in _capitalised(value):
+        _put(words, part, kind)
+    for day in re.findall(r"(?<!\d)(?:19|20)\d\d[-.]?[01]\d[-.]?[0-3]\d(?!\d)", value):
+        for term in _dates(day):
+            _put(words, term, kind)
+    tokens = _TOKEN.findall(_plain(value))
+    if 8 <= sum(map(len, tokens)) <= 1024 and (len(tokens) > 3 or re.search(r"\d{4}", value)):
+        _put(words, value, kind)
+
+
+def _capitalised(text: str) -> set[str]:
+    """Words of four letters or more that are not ours, where several begin with a capital (Mueller_Erika, EvaMay)."""
+    words = [word for word in _CAPITALISED.findall(text) if len(word) > 1 and word.istitle()]
+    return {word for word in words if len(words) > 1 and len(word) > 3 and _plain(word) not in OURS}
+
+
+def _titled(term: tuple[str, ...]) -> bool:
+    """Whether one of our own titles says these words, one after the other."""
+    return any(f" {' '.join(term)} " in f" {title} " for title in TITLES)
+
+
 def _put(words: dict[tuple[str, ...], str], value: str, kind: str) -> None:
     tokens = tuple(_TOKEN.findall(_plain(value)))
     if tokens:
@@ -243,21 +287,22 @@ def _paths(source: Source) -> set[str]:
     return {str(path) for one in whole for path in (one, one.absolute()) if len(path.parts) > 2}
 
 
-def _names(source: Source) -> set[str]:
-    """Names of files and of the three innermost folders that are more than a plain word.
+def _names(source: Source) -> dict[str, str]:
+    """Names of files and of the three innermost folders that are more than a plain word, each with what it is called.
 
     Of folders above the scan's own, which projects are called by too, only those that look like a person's or a number;
     of names with several capitals (Mueller_Erika) each part by itself, too.
     """
-    found: set[str] = set()
+    found: dict[str, str] = {}
     for path in (source.path, *source.files):
         for n, part in enumerate(reversed(() if path is None else path.parts[-3:])):
             name = part.partition(".nii")[0].removesuffix(".dcm")
             own = path == source.path and n == 0
+            kind = FILE if n == 0 else FOLDER
             if _telling(name) and (own or not name.islower() or any(map(str.isdigit, name))):
-                found.add(name)
-            capitals = [word for word in re.findall(r"[^\W\d_]+", name) if word.istitle() and len(word) > 3]
-            found.update(word for word in capitals if len(capitals) > 1 and _plain(word) not in OURS)
+                found.setdefault(name, kind)
+            for word in _capitalised(name):
+                found.setdefault(word, kind)
     return found
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..errors import ExportError
 from ..volume import Volume
-from .identifiers import identifiers
+from .identifiers import FILE, FOLDER, identifiers
 from .identity import Identity
 from .texts import texts
 
@@ -67,8 +67,11 @@ def checked(path: str | os.PathLike[str], scan: Volume, identity: Identity, *, d
 
 def leaked(path: Path, found: tuple[str, ...]) -> ExportError:
     """Say that a file was not kept, and why, without a value."""
+    advice = "take names and identifiers out of the question, the model's name and the file's name"
+    if all(one.startswith((FILE, FOLDER)) for one in found):  # often a project's name, and the model's
+        which = "folder above it" if all(one.startswith(FOLDER) for one in found) else "file or folder"
+        advice = f"rename the scan's {which} or the model"
     return ExportError(
         f"{path.name if path.name else path} would have identified the patient ({'; '.join(found[:5])}) and was "
-        "removed; take names and identifiers out of the question, the model's name and the file's name, or keep the "
-        "identity on purpose."
+        f"removed; {advice}, or keep the identity on purpose."
     )

@@ -35,7 +35,7 @@ _NUMERIC_VR = words_of("AT CS DS FD FL IS OD OF OL OV OW SL SS SV UL US UV")
 def texts(path: Path) -> Iterator[tuple[str, str, int]]:
     """Yield all text of a file: where it stands, what it says, and the least length of what is looked for in it."""
     if path.name.endswith((".nii", ".nii.gz", ".nii.part", ".nii.gz.part")):
-        yield from _nifti_texts(path)
+        yield from nifti_texts(path)
         return
     raw = path.read_bytes()
     if raw[128:132] == b"DICM":
@@ -114,19 +114,20 @@ def _offset(header: bytes) -> int:
     return int(struct.unpack_from(f"{order}f", header, 108)[0])
 
 
-def _nifti_texts(path: Path) -> Iterator[tuple[str, str, int]]:
-    """Header and extensions."""
+def nifti_texts(path: Path) -> Iterator[tuple[str, str, int]]:
+    """Header and extensions, which end where the voxels begin."""
     with path.open("rb") as file:
         packed = file.read(2) == b"\x1f\x8b"
     with gzip.open(path) if packed else path.open("rb") as file:
         raw = file.read(540)
-        rest = file.read(max(0, _offset(raw) - 540))
+        end = _offset(raw) or None  # 0 in the header of a pair, whose voxels are elsewhere
+        raw = (raw + file.read(-1 if end is None else max(0, end - 540)))[:end]
     # descrip, aux_file, intent_name of NIfTI-2; data_type, db_name, and the same of NIfTI-1
     two, one = ((240, 80), (320, 24), (508, 16)), ((4, 10), (14, 18), (148, 80), (228, 24), (328, 16))
     fields: tuple[tuple[int, int], ...] = two if struct.pack("<i", 540) in (raw[:4], raw[3::-1]) else one
     for start, length in fields:
         yield "NIfTI header", raw[start : start + length].split(b"\0")[0].decode("latin-1").strip(), 0
-    yield "NIfTI header or extension", _printable(raw + rest), 1
+    yield "NIfTI header or extension", _printable(raw), 1
 
 
 def _png_texts(raw: bytes) -> Iterator[tuple[str, str, int]]:

@@ -29,7 +29,7 @@ OURS = words_of("""
     foundation fraction frame frames free from full fullgrad further gain gamma gap gaussian general generated
     glyphs grad gradient gradients grant granted grants gray green grey grid grids ground group groups guided head
     health heart height helvetica hereby hfs hidden high highdicom higher hires hirescam hold home hospital house
-    hsic html hu identifier identity ile image imagei images imaging imported included including index indices
+    hsic html hu identifier identity ile image imagei images imaging img imported included including index indices
     indirect inferior influence info information initial inline input inputxgradient insertion instance institute
     integrated integratedgradients intelligence internal interpolate iso italicangle item itself january json july
     june keep kept kernel kernelshap key keywords kids label language large larger last lastchar layer left length
@@ -64,3 +64,13 @@ OURS = words_of("""
     where whether which while white whose why wide width widths will winansiencoding window windows with within
     without word words work written xai xgrad xobject xrai yellow yes young zarr zero zstd
     """)
+
+# What our outputs say in several words, which stand one after the other: whoever is called so is not meant.
+TITLES = (
+    "input gradient", "input x gradient", "integrated gradients", "expected gradients",
+    "gradient shap", "deeplift shap", "kernel shap", "grad cam", "smooth grad cam", "guided grad cam", "xgrad cam",
+    "ablation cam", "eigen cam", "layer cam", "score cam", "is cam", "hires cam", "guided backprop", "guided ig",
+    "blur ig", "contrastive lrp", "extremal perturbation", "internal influence", "salient relevance", "smoe scale",
+    "shapley sampling", "sobol indices", "random map", "layer attribution", "at a layer", "the scan itself",
+    "alpha beta", "dejavu sans",
+)  # fmt: skip
