@@ -407,3 +407,12 @@ def test_what_is_called_as_the_model_is_to_be_renamed(tmp_path):
     as_json(tmp_path / "x", "CarotidNet_2")
     with pytest.raises(ExportError, match=r"folder above the source in JSON\) .* rename the scan's folder above it or"):
         checked(tmp_path / "x.json", read_volume(path), KEY)
+
+
+def test_numbers_of_series_and_image_are_nobody(tmp_path):
+    make_series(tmp_path / "in", STORED, AFFINE, modality="CT", edit=identified)
+    for k, file in enumerate(sorted((tmp_path / "in").iterdir())):
+        file.rename(file.with_name(f"1301_{k:04}.dcm"))
+    scan = read_volume(tmp_path / "in")
+    as_json(tmp_path / "x", "1301 0001")
+    assert leaks(tmp_path / "x.json", scan) == ()

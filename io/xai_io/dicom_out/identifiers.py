@@ -298,6 +298,8 @@ def _names(source: Source) -> dict[str, str]:
         for n, part in enumerate(reversed(() if path is None else path.parts[-3:])):
             name = part.partition(".nii")[0].removesuffix(".dcm")
             own = path == source.path and n == 0
+            if n == 0 and not own and not re.search(r"[^\W\d_]", name):
+                continue  # numbers of series and image (1301_0001), which come up by chance in a header
             kind = FILE if n == 0 else FOLDER
             if _telling(name) and (own or not name.islower() or any(map(str.isdigit, name))):
                 found.setdefault(name, kind)
