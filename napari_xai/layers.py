@@ -15,7 +15,17 @@ import numpy as np
 from xai_io import Display, GeometryError, ScanError, Source, Volume, display_range
 from xai_io.display import display_window
 
-__all__ = ["LABELS", "WORLD", "LayerData", "label_layer", "relevance_layers", "scan_layers", "scan_of", "volume_of"]
+__all__ = [
+    "LABELS",
+    "WORLD",
+    "LayerData",
+    "label_layer",
+    "relevance_layers",
+    "scan_layers",
+    "scan_of",
+    "to_ras",
+    "volume_of",
+]
 
 LayerData: TypeAlias = tuple[Any, dict[str, Any], str]
 
@@ -131,6 +141,13 @@ def volume_of(data: np.ndarray, metadata: Mapping[str, Any]) -> Volume:
     return Volume(
         values[None], blank.affine, own.get("units", ""), own.get("modality", ""), own.get("source", Source())
     )
+
+
+def to_ras(metadata: Mapping[str, Any]) -> np.ndarray:
+    """From the indices of a layer made here to RAS mm (4, 4): the true affine of its scan, oblique or not."""
+    own = metadata["napari_xai"]
+    blank = Volume(np.broadcast_to(np.float32(0), (1, *own["shape"])), np.array(own["affine_ras_mm"]))
+    return np.asarray(blank.affine @ nib.orientations.inv_ornt_aff(_turn(blank), blank.shape))
 
 
 def scan_of(layers: Sequence[tuple[np.ndarray, Mapping[str, Any]]]) -> Volume:
