@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import ModelError
+from ..errors import ModelError, UntrustedModel
+from .allowed import nothing
 from .config import ENDS, read_config
+from .resolver import Resolver
 from .weights import is_exported, is_torchscript
 
 FORMS = (
@@ -86,9 +90,7 @@ class ModelFiles:
         weights = [file for file in found if file not in programs and file.suffix not in (".ts", ".pt2")]
         for kind in (weights, programs):
             if len(kind) > 1:
-                text = config.read_text(encoding="utf-8", errors="replace")
-                named = [file for file in kind if file.name in text]
-                kind[:] = named if len(named) == 1 else kind  # the one that the config loads
+                kind[:] = _named(config, root, kind) or kind
             if len(kind) > 1 and kind[0].stem != "model":
                 raise ModelError(
                     f"{root} has {len(kind)} models and none is called model; name the one to load models/model.pt."
@@ -139,6 +141,35 @@ def _all_files(root: Path) -> Iterator[Path]:
             continue
         met.add(where)
         yield from (file for name in names if (file := Path(folder, name)).is_file())
+
+
+def _named(config: Path, root: Path, files: Sequence[Path]) -> list[Path]:
+    """Those of several files that the config loads; where it does not say so as data, those that it names at all."""
+    entries = {**read_config(config), "bundle_root": str(root)}
+    resolver = Resolver(entries)
+    loaded = set()
+    for place in _entries(entries, "load_path"):
+        with contextlib.suppress(ModelError, UntrustedModel):
+            loaded.add(Path(str(resolver.value(place, nothing))).name)
+    text = config.read_text(encoding="utf-8", errors="replace")
+    return [file for file in files if file.name in loaded] or [
+        file for file in files if re.search(rf"(?<![\w.-]){re.escape(file.name)}(?![\w-])", text)
+    ]
+
+
+def _entries(config: Mapping[str, Any], key: str) -> Iterator[str]:
+    """Ids of all entries of this name, each node of the config being looked at once: YAML's may share their inside."""
+    met: set[int] = set()
+    left: list[tuple[str, Any]] = [("", config)]
+    while left:
+        place, node = left.pop()
+        if not isinstance(node, Mapping | list) or id(node) in met:
+            continue
+        met.add(id(node))
+        inner = node.items() if isinstance(node, Mapping) else enumerate(node)
+        found = [(f"{place}::{name}" if place else str(name), value) for name, value in inner]
+        yield from (at for at, _ in found if at.rpartition("::")[2] == key)
+        left += found
 
 
 def _first(folder: Path, stem: str) -> Path | None:

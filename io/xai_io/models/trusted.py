@@ -19,14 +19,13 @@ class TrustedResolver(Resolver):
         self,
         config: Mapping[str, Any],
         neighbour: Callable[[str], Mapping[str, Any] | None],
-        metadata: Mapping[str, Any],
         root: Path | None,
     ) -> None:
         super().__init__(config, neighbour)
         from monai.bundle import ConfigParser
 
         self._root = root
-        self._parser = ConfigParser({**config, "_meta_": dict(metadata)})
+        self._parser = ConfigParser(dict(config))
 
     def _needs_code(self, id: str, what: Any) -> Any:
         self.ran.append(id)
