@@ -106,3 +106,52 @@ def test_python_that_is_no_formula_of_numbers_runs_with_trust(tmp_path, bundle, 
         load_model(path)
     assert tuple(load_model(path, trust=True).windows.roi_size) == (16, 16, 16)
     shutil.rmtree(path)
+
+
+def test_a_checkpoint_is_told_by_its_whole_name_and_by_what_loads_it(tmp_path, bundle):
+    path = bundle(tmp_path / "b")
+    state = torch.load(path / "models/model.pt", weights_only=True)
+    first = next(iter(state))
+    for n, name in enumerate(("best_model", "fold_3"), 1):
+        torch.save({key: value + n for key, value in state.items()}, path / f"models/{name}.pt")
+    for named, n in (("best_model", 1), ("fold_3", 2)):
+        load = {"_target_": "CheckpointLoader", "load_path": "$@bundle_root + '/models/' + @best + '.pt'"}
+        edited(path, lambda config, named=named, load=load: config.update(best=named, handlers=[load]))
+        assert torch.equal(load_model(path).network.state_dict()[first], state[first] + n)
+    edited(path, lambda config: config.update(handlers=[], ckpt="models/best_model.pt"))
+    assert torch.equal(load_model(path).network.state_dict()[first], state[first] + 1)
+    both = [{"load_path": "models/model.pt"}, "$'models/fold_3.pt'"]
+    edited(path, lambda config: config.update(handlers=both, ckpt="models/best_model.pt"))
+    assert torch.equal(load_model(path).network.state_dict()[first], state[first])
+
+
+@pytest.mark.parametrize("trust", [False, True])
+def test_a_config_may_refer_to_its_metadata(tmp_path, bundle, trust):
+    path = bundle(tmp_path / "b")
+    metadata = json.loads((path / "configs/metadata.json").read_text())
+    (path / "configs/metadata.json").write_text(json.dumps({**metadata, "window": [16, 32, 16]}))
+    edited(path, lambda config: config["inferer"].update(roi_size="@_meta_#window"))
+    assert load_model(path, trust=trust).windows.roi_size == (16, 32, 16)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_of_a_training_that_diverged_are_refused(tmp_path, bundle, value):
+    path = bundle(tmp_path / "b")
+    state = torch.load(path / "models/model.pt", weights_only=True)
+    next(iter(state.values()))[0] = value
+    torch.save(state, path / "models/model.pt")
+    with pytest.raises(ModelError, match="NaN or infinity"):
+        load_model(path)
+
+
+def test_a_mask_of_infinities_is_no_broken_weight(tmp_path):
+    class Masked(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("mask", torch.tensor(-torch.inf))
+
+        def forward(self, x):
+            return x + self.mask
+
+    torch.jit.script(Masked()).save(str(tmp_path / "n.ts"))
+    assert load_model(tmp_path / "n.ts").form == "torchscript"

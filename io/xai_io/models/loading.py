@@ -108,7 +108,7 @@ def load_model(
     UntrustedModel
         If it needs code and `trust` is False; the message names the entry.
     ModelError
-        If it is no model of these forms, its config is broken, or the weights do not fit the network.
+        If it is no model of these forms, its config is broken, or the weights do not fit the network or are not finite.
     """
     if trust not in (True, False, "remember"):
         raise ModelError(f"trust is {trust!r}; give True, False or 'remember'.")
@@ -167,14 +167,15 @@ class _Source:
         )
         if "_target_" in config:  # a network file that is the network_def itself
             config = {"network_def": config}
+        config = {**config, "_meta_": metadata}
         if files.bundle:
-            config = {**config, "bundle_root": str(files.root)}
+            config["bundle_root"] = str(files.root)
         if not trust:
             return cls(Resolver(config, files.neighbour), metadata)
         from .trusted import TrustedResolver
 
         root = files.root if files.bundle else None  # beside a single file lies what its hash does not cover
-        return cls(TrustedResolver(config, files.neighbour, metadata, root), metadata)
+        return cls(TrustedResolver(config, files.neighbour, root), metadata)
 
 
 def _loaded(files: ModelFiles, hash: str, *, trust: bool) -> LoadedModel:
@@ -200,6 +201,7 @@ def _loaded(files: ModelFiles, hash: str, *, trust: bool) -> LoadedModel:
     if network is None:
         lacks = "network_def" if files.weights is not None else "weights"
         raise ModelError(f"{files.config or files.root} has no {lacks}; name {FORMS}.")
+    weights.refuse_not_finite(network, files.name)
     transforms, spacing, replaced = pipeline.preprocessing(resolver)
     activation, threshold, unused = pipeline.postprocessing(resolver)
     known = described(source.metadata)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 import re
 import zipfile
@@ -171,6 +172,22 @@ def fit(network: Any, weights: Mapping[str, Any], path: Path) -> None:
             "use the configuration they were trained with."
         )
     network.load_state_dict(dict(weights), strict=True)
+
+
+def refuse_not_finite(network: Any, name: str) -> None:
+    """Refuse weights from a training that diverged, whose every map would be NaN; a mask may well hold -inf.
+
+    Raises
+    ------
+    ModelError
+        Naming the first of them.
+    """
+    for key, value in (*network.named_parameters(), *network.named_buffers()):
+        if value.is_floating_point() and not bool((value < math.inf).all()):
+            raise ModelError(
+                f"The weights of {name} hold NaN or infinity, first in {key[:80]!r}, where only finite numbers predict "
+                "anything; take a checkpoint from before the training diverged."
+            )
 
 
 def _records(path: Path) -> set[str]:
