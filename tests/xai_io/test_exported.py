@@ -228,3 +228,19 @@ def test_larger_tensors_than_are_stored_are_not_made(tmp_path, unet):
     path = rewritten(unet[1], tmp_path / "h.pt2", edited_json("data/weights/model_weights_config.json", huge))
     with pytest.raises(ModelError, match="larger than what is stored"):
         load_model(path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"target": "torch.ops.aten.resize.default"},
+        {"target": "_operator.add"},
+        {"inputs": []},
+        {"inputs": [{"name": "input", "arg": {"as_tensor": {"name": "lost"}}, "kind": 1}]},
+    ],
+)
+def test_a_graph_that_could_not_run_is_not_loaded(tmp_path, change):
+    path = saved(torch.nn.ReLU(), tmp_path / "r.pt2", 1, 1, 8, 8, 8)
+    edit = edited_json("models/model.json", lambda m: m["graph_module"]["graph"]["nodes"][-1].update(change))
+    with pytest.raises(ModelError, match="is a damaged exported program"):
+        load_model(rewritten(path, tmp_path / "damaged.pt2", edit))

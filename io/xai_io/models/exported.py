@@ -13,7 +13,7 @@ import math
 import operator
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,7 @@ _ON_NUMBERS: dict[str, Callable[..., Any]] = {
     "math.trunc": math.trunc, "torch.sym_max": max, "torch.sym_min": min, "torch.sym_float": float,
     "torch.sym_int": int, "torch.sym_not": operator.not_,
 }  # fmt: skip
+_OF_ONE = {"math.trunc", "torch.sym_float", "torch.sym_int", "torch.sym_not", "_operator.neg"}
 for _name in ("add", "sub", "mul", "floordiv", "truediv", "mod", "neg", "eq", "ne", "lt", "le", "gt", "ge"):
     _ON_NUMBERS[f"_operator.{_name}"] = getattr(operator, _name)
 _SYMBOL = r"Symbol\('(\w+)'(?:, \w+=\w+)*\)"
@@ -109,7 +110,19 @@ def _read(archive: Any) -> ExportedNetwork:
         leaves.append(_argument(entry["arg"]))
     form = json.loads(module["module_call_graph"][0]["signature"]["out_spec"])[1]
     outputs = _unflattened(form, iter(leaves))
-    return ExportedNetwork([_step(node) for node in graph["nodes"]], tensors, given, sizes, outputs)
+    steps = [_step(node) for node in graph["nodes"]]
+    known = {given, *tensors}
+    for step in steps:
+        _refuse_unknown(step.reads, known)
+        known.update(step.writes)
+    _refuse_unknown(names(outputs), known)
+    return ExportedNetwork(steps, tensors, given, sizes, outputs)
+
+
+def _refuse_unknown(read: Iterable[str], known: set[str]) -> None:
+    lost = next((name for name in read if name not in known), None)
+    if lost is not None:
+        raise ValueError(f"{lost[:80]!r} is read before anything has worked it out")
 
 
 def _inputs(specs: list[Any], stored: Mapping[str, Tensor]) -> tuple[str, dict[str, Tensor]]:
@@ -143,6 +156,9 @@ def _step(node: Mapping[str, Any]) -> Step:
                 f"with the operator {target[:80]!r}, which this version of torch lacks; export it again here"
             )
         by_name = {entry["name"]: arg for entry, arg in zip(node["inputs"], args, strict=True)}
+        taken = {argument.name: argument.has_default_value() for argument in run._schema.arguments}
+        if not by_name.keys() <= taken.keys() or not all(taken[name] or name in by_name for name in taken):
+            raise ValueError(f"{target[:80]!r} with the arguments {', '.join(by_name)[:80] or 'none'}")
         if by_name.get("train") is True or by_name.get("training") is True:
             raise _Refused(f"in training mode ({found[1]}); call eval() on the network before the export")
         args = []
@@ -153,6 +169,8 @@ def _step(node: Mapping[str, Any]) -> Step:
         kwargs = by_name
     if run is None:
         raise _brings(f"the operator {target[:80]!r}")
+    if target in _ON_NUMBERS and len(args) != (1 if target in _OF_ONE else 2):
+        raise ValueError(f"{target!r} of {len(args)} values")
     name = node.get("name") or next(iter(names(outputs)), found[1] if found else "number")
     return Step(str(name).replace(".", "_"), run, args, kwargs, outputs)
 
