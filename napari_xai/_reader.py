@@ -1,33 +1,106 @@
-"""Scans opened by napari: whatever `read_volume` reads."""
+"""Scans and maps opened by napari: whatever `read_volume` reads."""
 
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+from uuid import uuid4
 
-from napari_xai.layers import LayerData, scan_layers
-from xai_io import read_volume, sniff
+from napari_xai._record import record_beside
+from napari_xai.layers import LayerData, relevance_layers, scan_layers
+from xai_io import Volume, read_volume, sniff
 
-__all__ = ["get_reader", "read"]
+__all__ = ["get_reader", "layers_of", "name_of", "read", "read_later", "welcome"]
 
 SUFFIXES = re.compile(r"(\.(nii|img|hdr|nrrd|nhdr|mha|mhd|dcm|zip)|(\.ome)?\.zarr)?(\.gz)?$", re.IGNORECASE)
 
+Reader = Callable[[str | list[str]], list[Any]]
 
-def get_reader(path: str | list[str]) -> Callable[[str | list[str]], list[LayerData]] | None:
-    """Return `read` if every path is a scan, else None; looks at first bytes only and never raises."""
+
+def get_reader(path: str | list[str]) -> Reader | None:
+    """Return a reader if every path is a scan, else None; looks at first bytes only and never raises.
+
+    Where a user waits in front of a window, it is `read_later`, which asks and never holds up the window; for scripts,
+    which want to go on with the layers, it is `read`.
+    """
     paths = path if isinstance(path, list) else [path]
-    return read if paths and all(sniff(one) for one in paths) else None
+    if not paths or not all(sniff(one) for one in paths):
+        return None
+    return read_later if _viewer() is not None and _in_event_loop() else read
 
 
 def read(path: str | list[str]) -> list[LayerData]:
-    """Open scans as image layers, one for each channel.
+    """Open scans as image layers, one for each channel; a map that was saved with its record as such.
 
     Raises
     ------
     XaiIOError : in one sentence, why a scan cannot be used; napari shows it as a notification.
     """
     paths = path if isinstance(path, list) else [path]
-    return [layer for one in paths for layer in scan_layers(read_volume(one), name=_name(one))]
+    found = [layer for one in paths for layer in layers_of(read_volume(one), Path(one))]
+    welcome()
+    return found
 
 
-def _name(path: str) -> str:
-    return SUFFIXES.sub("", Path(path).name)
+def read_later(path: str | list[str]) -> list[Any]:
+    """Open scans in the background, asking where there is something to choose; napari is told that all went well."""
+    from napari_xai._open_dialog import open_later
+
+    paths = path if isinstance(path, list) else [path]
+    viewer = _viewer()
+    welcome()
+    for one in paths:
+        open_later(viewer, Path(one))
+    return [(None,)]
+
+
+def layers_of(volume: Volume, path: Path) -> list[LayerData]:
+    """What was read from a path as layers: a map if its record lies beside it, else a scan."""
+    record = record_beside(path, volume)
+    if record is None:
+        return scan_layers(volume, name=name_of(path))
+    found = relevance_layers(volume, f"{record['method']}: {record['question']}", record)
+    key = uuid4().hex
+    for _, options, _ in found:
+        options["metadata"]["napari_xai"] |= {"map": key, "scan": _scan_under(volume)}
+    return found
+
+
+def name_of(path: Path) -> str:
+    """What the layers of a file are called."""
+    return SUFFIXES.sub("", path.name)
+
+
+def welcome() -> None:
+    """Prepare the viewer, if there is one, for scans: letters at the edges, scale bar, window and level by mouse."""
+    viewer = _viewer()
+    if viewer is not None:
+        from napari_xai._marks import mark
+
+        mark(viewer)
+
+
+def _viewer() -> Any:
+    """The viewer that is in use; napari is never imported for this."""
+    napari = sys.modules.get("napari")
+    return napari.current_viewer() if napari is not None and "napari._qt.qt_main_window" in sys.modules else None
+
+
+def _in_event_loop() -> bool:
+    """Whether this is called for something that a user did; what a script calls runs outside of the event loop."""
+    from qtpy.QtCore import QThread
+
+    return bool(QThread.currentThread().loopLevel() > 0)
+
+
+def _scan_under(volume: Volume) -> str:
+    """The key of the scan in the viewer that lies on a map's grid; "" if there is none."""
+    viewer = _viewer()
+    for layer in () if viewer is None else viewer.layers:
+        own = layer.metadata.get("napari_xai", {})
+        if own.get("role") == "scan" and own["shape"] == list(volume.shape):
+            off = abs(volume.affine - own["affine_ras_mm"]).max()
+            if off < 1e-3:
+                return str(own["scan"])
+    return ""

@@ -2,6 +2,7 @@
 
 from functools import partial
 
+from napari_xai._reader import welcome
 from napari_xai.layers import LayerData, scan_layers
 from napari_xai.samples import SCANS, sample
 from xai_io import read_volume
@@ -10,6 +11,7 @@ __all__ = ["brain_clean", "brain_lesion", "brain_lesion_dicom", "brain_lesion_ob
 
 
 def _layers(name: str) -> list[LayerData]:
+    welcome()
     return scan_layers(read_volume(sample(SCANS[name])), name=name)
 
 

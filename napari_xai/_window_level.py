@@ -1,0 +1,81 @@
+"""Which values of a scan are black and white: presets by modality, and dragging with the right mouse button. No Qt."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+
+from xai_io import CT_WINDOWS, Volume, display_window
+
+__all__ = ["drag", "dragged", "presets", "reset", "uppermost"]
+
+DOUBLE = 200.0  # pixels of a drag to the right that make the window twice as wide
+WHOLE = 400.0  # pixels of a drag downwards that move the level by the window's width
+RIGHT = 2  # the button, as vispy numbers them
+
+_BEFORE: "WeakKeyDictionary[Any, tuple[float, float]]" = WeakKeyDictionary()  # layer -> its window before any drag
+
+
+def presets(data: Any, own: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
+    """Windows (black, white) by name that suit a scan's layer: those of CT in HU, else what the values are like.
+
+    Parameters
+    ----------
+    data, own : the layer's values, and what its metadata say under "napari_xai".
+    """
+    if own.get("units") == "HU":
+        return {name: (level - width / 2, level + width / 2) for name, (level, width) in CT_WINDOWS.items()}
+    scan = Volume(np.asarray(data)[None], np.eye(4), own.get("units", ""))
+    step = max(1, round((scan.data.size / 2_000_000) ** (1 / 3)))
+    sample = scan.data[0, ::step, ::step, ::step]
+    low, high = (float(x) for x in np.percentile(sample, (0.5, 99.5)))
+    found = {"usual": display_window(scan), "0.5 to 99.5 %": (low, high)}
+    found["all values"] = (float(scan.data.min()), float(scan.data.max()))
+    return {name: window for name, window in found.items() if window[0] < window[1]}
+
+
+def dragged(window: tuple[float, float], right: float, down: float) -> tuple[float, float]:
+    """A window after a drag by so many pixels: to the right it is wider, upwards the picture is brighter."""
+    low, high = window
+    level = (low + high) / 2 + down / WHOLE * (high - low)
+    width = (high - low) * 2 ** (right / DOUBLE)
+    return level - width / 2, level + width / 2
+
+
+def uppermost(viewer: Any) -> Any:
+    """The scan's layer that is seen: the uppermost visible one, or None."""
+    scans = (layer for layer in viewer.layers if layer.metadata.get("napari_xai", {}).get("role") == "scan")
+    return next((layer for layer in reversed(list(scans)) if layer.visible), None)
+
+
+def drag(viewer: Any, event: Any) -> Iterator[None]:
+    """Change window and level of the scan that is seen; napari calls this when a mouse button is pressed."""
+    layer = uppermost(viewer)
+    if event.button != RIGHT or layer is None or viewer.dims.ndisplay != 2:
+        return
+    event.handled = True  # else the camera zooms
+    start, window = np.array(event.pos, float), tuple(layer.contrast_limits)
+    yield
+    while event.type == "mouse_move":
+        event.handled = True
+        right, down = np.array(event.pos, float) - start
+        _BEFORE.setdefault(layer, window)
+        set_window(layer, dragged(window, right, down))
+        yield
+    event.handled = True
+
+
+def reset(viewer: Any, event: Any) -> None:
+    """Undo all drags on the scan that is seen; napari calls this on a double click."""
+    layer = uppermost(viewer)
+    if event.button == RIGHT and layer is not None and layer in _BEFORE:
+        event.handled = True
+        set_window(layer, _BEFORE.pop(layer))
+
+
+def set_window(layer: Any, window: tuple[float, float]) -> None:
+    """Show values in this window; the slider's range grows with it."""
+    low, high = layer.contrast_limits_range
+    layer.contrast_limits_range = (min(low, window[0]), max(high, window[1]))
+    layer.contrast_limits = window

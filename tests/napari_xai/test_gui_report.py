@@ -1,0 +1,128 @@
+"""Opening, marks, window and level, and the report in a real napari window."""
+
+import numpy as np
+import pytest
+from dicom_maker import make_series
+
+from xai_io import Volume, write_nifti
+
+napari = pytest.importorskip("napari", reason="needs the gui extra")
+from napari.layers import Layer  # noqa: E402
+from napari.utils.notifications import notification_manager  # noqa: E402
+from qtpy.QtCore import QTimer  # noqa: E402
+from qtpy.QtWidgets import QApplication  # noqa: E402
+
+from napari_xai._marks import mark  # noqa: E402
+from napari_xai.layers import scan_layers  # noqa: E402
+
+pytestmark = pytest.mark.gui
+AFFINE = np.diag([-1.0, -1, 2, 1])
+
+
+@pytest.fixture
+def viewer(make_napari_viewer):
+    notification_manager.records.clear()
+    viewer = make_napari_viewer(show=True)
+    viewer.window._qt_window.resize(1000, 700)
+    return viewer
+
+
+def said(severity):
+    return [str(record.message) for record in notification_manager.records if str(record.severity) == severity]
+
+
+def drop(viewer, path):
+    """As a user does it: from within the event loop."""
+    QTimer.singleShot(0, lambda: viewer.open(str(path), plugin="napari-xai"))
+
+
+def dialog():
+    from napari_xai._open_dialog import OpenDialog
+
+    return next(
+        (one for one in QApplication.topLevelWidgets() if isinstance(one, OpenDialog) and one.isVisible()), None
+    )
+
+
+def letters(viewer):
+    overlays = viewer.canvas.overlays
+    return {edge: overlays[f"anatomy_{edge}"].text for edge in ("left", "right", "top", "bottom")}
+
+
+def test_a_dropped_folder_is_listed_asked_about_and_opened(viewer, qtbot, tmp_path):
+    stored = np.random.default_rng(1).integers(0, 300, (32, 30, 12)).astype(np.uint16)
+
+    def edit(number, gap=None):
+        def number_it(k, image):
+            image.SeriesNumber, image.SeriesDescription = number, f"Series {number}"
+            return k != gap
+
+        return number_it
+
+    make_series(tmp_path / "d" / "a", stored, AFFINE, modality="CT", series="1.2.1111", edit=edit(1, gap=4))
+    make_series(tmp_path / "d" / "b", stored, AFFINE, series="1.2.2222", edit=edit(2))
+    drop(viewer, tmp_path / "d")
+    qtbot.waitUntil(lambda: dialog() is not None, timeout=20_000)
+    asked = dialog()
+    assert len(viewer.layers) == 0
+    qtbot.waitUntil(lambda: not asked.list.topLevelItem(1).icon(0).isNull(), timeout=10_000)
+    assert asked.list.topLevelItem(0).text(1) == "Series 1"
+    assert not asked.open_button.isEnabled()
+    assert asked.open_button.toolTip() == "Say what is to be done: slices are missing."
+    asked.answer("on_gap", "fill")
+    assert asked.open_button.isEnabled()
+    asked.open_button.click()
+    qtbot.waitUntil(lambda: len(viewer.layers) == 1, timeout=20_000)
+    qtbot.waitUntil(lambda: dialog() is None, timeout=5_000)
+    own = viewer.layers[0].metadata["napari_xai"]
+    assert own["reading"]["series"] == 1
+    assert own["reading"]["choices"]["on_gap"] == "fill"
+    assert viewer.layers[0].data.shape == (12, 30, 32)
+    assert said("error") == []
+
+
+def test_a_file_is_opened_in_the_background_and_a_damaged_one_said(viewer, qtbot, scan, tmp_path):
+    write_nifti(tmp_path / "scan.nii.gz", scan)
+    drop(viewer, tmp_path / "scan.nii.gz")
+    qtbot.waitUntil(lambda: len(viewer.layers) == 1, timeout=20_000)
+    (tmp_path / "cut.nii").write_bytes((tmp_path / "scan.nii.gz").read_bytes()[:3000])
+    drop(viewer, tmp_path / "cut.nii")
+    qtbot.waitUntil(lambda: said("error") != [], timeout=20_000)
+    assert "cut short or damaged" in said("error")[0]
+    assert len(viewer.layers) == 1
+
+
+def test_letters_follow_the_axes_and_the_camera(viewer, qtbot):
+    viewer.open_sample("napari-xai", "brain_lesion")
+    assert letters(viewer) == {"left": "R", "right": "L", "top": "A", "bottom": "P"}
+    viewer.dims.order = (2, 0, 1)
+    assert letters(viewer) == {"left": "A", "right": "P", "top": "S", "bottom": "I"}
+    viewer.scene.camera.orientation2d = ("up", "left")
+    assert letters(viewer) == {"left": "P", "right": "A", "top": "I", "bottom": "S"}
+    viewer.dims.ndisplay = 3
+    assert set(letters(viewer).values()) == {""}
+    viewer.dims.ndisplay = 2
+    assert viewer.canvas.overlays.scale_bar.visible
+    viewer.layers.clear()
+    assert set(letters(viewer).values()) == {""}
+
+
+def test_dragging_with_the_right_button_changes_window_and_level(viewer, qtbot):
+    values = np.random.default_rng(0).normal(100, 30, (1, 40, 40, 40)).astype(np.float32)
+    viewer.add_layer(Layer.create(*scan_layers(Volume(values, np.eye(4)))[0]))
+    mark(viewer)
+    mark(viewer)  # once is enough
+    (layer,) = viewer.layers
+    before, zoom = tuple(layer.contrast_limits), viewer.scene.camera.zoom
+    canvas = viewer.window._qt_viewer.canvas
+    moved = {"button": 2, "modifiers": ()}
+    canvas._scene_canvas.events.mouse_press(pos=(200, 200), **moved)
+    events = canvas._scene_canvas.events
+    press = type("Press", (), {"pos": (200, 200)})
+    events.mouse_move(pos=(400, 200), press_event=press, **moved)
+    events.mouse_release(pos=(400, 200), press_event=press, **moved)
+    low, high = layer.contrast_limits
+    assert high - low == pytest.approx(2 * (before[1] - before[0]))
+    assert viewer.scene.camera.zoom == zoom
+    events.mouse_double_click(pos=(400, 200), **moved)
+    assert tuple(layer.contrast_limits) == before
