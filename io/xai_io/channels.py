@@ -25,7 +25,7 @@ _KNOWN = {
 # Beside a name these say that it is not that scan, or not that scan as such.
 _UNSURE = re.compile(
     r"c|ce|gd\w*|gad\w*|dotarem|magnevist|prohance|post\w*|contrast|enh\w*|km|map|\w*mask|seg\w*|labels?\w*|lesions?"
-    r"|prob\w*|diff|sub\w*traction|mean|std|inv\w*"
+    r"|prob\w*|diff|sub\w*traction|mean|std|inv\w*|star|field|warp\w*"
 )
 _NUMBER = re.compile(r"\d{4}")
 
@@ -102,7 +102,7 @@ def name_of_channel(path: str | os.PathLike[str]) -> str | None:
     scan, a map or a mask.
     """
     stem = re.sub(r"(\.nii|\.mha|\.nrrd|\.dcm|\.img|\.hdr|\.ome\.zarr|\.zarr)?(\.gz|\.zip)?$", "", Path(path).name)
-    if "+" in stem:  # T1+C
+    if re.search(r"[+*]", stem):  # T1+C, T2*
         return None
     words = [word for word in re.split(r"[^a-z0-9]+", stem.lower()) if word]
     if words and len(words) > 1 and _NUMBER.fullmatch(words[-1]) and stem[-5] == "_":

@@ -138,7 +138,7 @@ def test_channels_by_file_name(file, name):
 @pytest.mark.parametrize(
     "name",
     ["T1+C.nii.gz", "AX_T1_C+.nii.gz", "T1_GdDTPA.nii", "T1_mprage_dotarem.nii.gz", "T1_inv.nii", "t2_brainmask.nii.gz",
-     "flair_lesion.nii.gz", "flair_prob.nii.gz", "T1_labels.nii"],
+     "flair_lesion.nii.gz", "flair_prob.nii.gz", "T1_labels.nii", "T2*.nii", "T2_star.nii.gz", "T1_reg_field.nii.gz"],
 )  # fmt: skip
 def test_what_may_be_something_else_is_not_guessed(name):
     assert name_of_channel(name) is None
