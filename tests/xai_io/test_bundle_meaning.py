@@ -16,7 +16,8 @@ def edited(path, edit):
     return path
 
 
-def test_parts_that_stand_in_the_evaluator_are_used(tmp_path, bundle):
+@pytest.mark.parametrize("above", [{}, {"preprocessing": None, "inferer": None, "postprocessing": None}])
+def test_parts_that_stand_in_the_evaluator_are_used(tmp_path, bundle, above):
     usual = load_model(bundle(tmp_path / "a"))
 
     def edit(config):
@@ -26,6 +27,7 @@ def test_parts_that_stand_in_the_evaluator_are_used(tmp_path, bundle):
             "inferer": config.pop("inferer"),
             "postprocessing": config.pop("postprocessing"),
         }
+        config |= above
 
     found = load_model(edited(bundle(tmp_path / "b"), edit))
     assert [type(t) for t in found.preprocessing] == [type(t) for t in usual.preprocessing]
@@ -55,9 +57,11 @@ def test_images_that_monais_reader_turns_are_turned(tmp_path, bundle):
         return [type(t).__name__ for t in load_model(path).preprocessing]
 
     assert "Orientationd" not in names(edited(bundle(tmp_path / "a"), loader()))
-    path = edited(bundle(tmp_path / "b"), loader(as_closest_canonical=True))
-    assert names(path)[0] == "Orientationd"
-    for n, arguments in enumerate(({"reverse_indexing": True}, {"affine_lps_to_ras": False})):
+    canonical = {"as_closest_canonical": True}
+    for n, arguments in enumerate((canonical, {"reader": {"_target_": "NibabelReader", **canonical}})):
+        assert names(edited(bundle(tmp_path / f"b{n}"), loader(**arguments)))[0] == "Orientationd"
+    reverse = {"reader": {"_target_": "ITKReader", "reverse_indexing": True}}
+    for n, arguments in enumerate(({"reverse_indexing": True}, {"affine_lps_to_ras": False}, reverse)):
         with pytest.raises(ModelError, match="turns them away from their affine"):
             load_model(edited(bundle(tmp_path / f"c{n}"), loader(**arguments)))
 
@@ -76,6 +80,7 @@ CUT = {"_target_": "AsDiscreted", "keys": "pred", "threshold": 0.5}
         ((SIGMOID, CUT, {"_target_": "AsDiscreted", "keys": "label", "threshold": 0.1}), 0.5),
         ((SIGMOID, {"_target_": "AsDiscreted", "keys": ["label", "pred"], "threshold": [0.1, 0.3]}), 0.3),
         ((SIGMOID, {"_target_": "AsDiscreted", "keys": "pred", "rounding": "torchrounding"}), 0.5),
+        ((SIGMOID, {"_target_": "AsDiscreted", "keys": "pred", "threshold": 0.3, "rounding": "torchrounding"}), 0.3),
     ],
 )
 def test_the_threshold_is_the_predictions(tmp_path, bundle, transforms, threshold):

@@ -101,8 +101,10 @@ def _loading(resolver: Resolver, step: Step) -> list[Any]:
     """
 
     def argument(name: str, usual: bool) -> Any:
-        place = f"{step.id}::{name}"
-        return resolver.value(place, allowed.nothing) if step.built is None and resolver.has(place) else usual
+        for place in (f"{step.id}::{name}", f"{step.id}::reader::{name}"):
+            if step.built is None and resolver.has(place):
+                return resolver.value(place, allowed.nothing)
+        return usual
 
     for name, usual in (("reverse_indexing", False), ("affine_lps_to_ras", True)):
         if argument(name, usual) != usual:
@@ -193,7 +195,9 @@ def postprocessing(resolver: Resolver) -> tuple[Activation | None, float | None,
                     "say softmax or sigmoid instead."
                 )
         elif not argument("argmax"):
-            cut = 0.5 if argument("rounding") == "torchrounding" else argument("threshold")
+            cut = argument("threshold")
+            if cut is None and argument("rounding") == "torchrounding":  # which comes after, as in MONAI
+                cut = 0.5
             threshold = float(cut) if isinstance(cut, int | float) and not isinstance(cut, bool) else None
     return activation, threshold, left_out
 
@@ -225,7 +229,7 @@ def refused_entry(resolver: Resolver, id: str, allow: Allowed = allowed.nothing)
 def _steps(resolver: Resolver, part: str) -> Iterator[Step]:
     """Steps of a part of the config, where it stands or where MONAI's evaluator has it."""
     for place in (part, _INLINE[part]):
-        if resolver.has(place):
+        if resolver.has(place) and resolver.raw(place) is not None:
             return resolver.steps(place)
     return iter(())
 
