@@ -1,4 +1,4 @@
-"""Scans opened in the background; where a folder leaves something open, a dialog lists its series and asks."""
+"""Where a folder leaves something open, a dialog lists its series and asks."""
 
 from pathlib import Path
 from typing import Any
@@ -24,41 +24,23 @@ from qtpy.QtWidgets import (
 )
 
 from methods3d import Cancelled
-from napari_xai._open import OPEN, THUMBNAIL, Question, described, found_in, missing, opened, questions, thumbnail
+from napari_xai._open import OPEN, THUMBNAIL, Question, described, missing, opened, questions, thumbnail
 from napari_xai._parts import add_row, form
 from napari_xai._task import Task
 from napari_xai._words import sentence
-from napari_xai.layers import LayerData
 from napari_xai.reading import Reading
 from xai_io import Choices, Series
 
-__all__ = ["OpenDialog", "open_later"]
+__all__ = ["OpenDialog", "add"]
 
 HEADER = ("Modality", "Description", "Images", "Voxels", "mm", "Geometry")
 
 
-def open_later(viewer: Any, path: Path) -> None:
-    """Open a scan in the background; ask in a dialog if there is something to choose."""
-
-    def work(hear: Any) -> tuple[Series, ...] | list[LayerData]:
-        found = found_in(path, hear)
-        return found or opened(path, progress=hear)
-
-    def ended(outcome: Any) -> None:
-        if isinstance(outcome, tuple):
-            OpenDialog(viewer, path, outcome).show()
-        else:
-            _add(viewer, outcome)
-
-    Task(f"Opening {path.name}", work, ended=ended, parent=viewer.window._qt_window)
-
-
-def _add(viewer: Any, outcome: Any) -> bool:
+def add(viewer: Any, outcome: Any) -> bool:
     """Add layers, or say what came instead; whether all went well."""
-    if isinstance(outcome, Cancelled):
-        return False
     if isinstance(outcome, Exception):
-        show_error(sentence(outcome))
+        if not isinstance(outcome, Cancelled):
+            show_error(sentence(outcome))
         return False
     for layer in outcome:
         viewer.add_layer(Layer.create(*layer))
@@ -152,7 +134,7 @@ class OpenDialog(QDialog):  # type: ignore[misc]
     def _ended(self, outcome: Any) -> None:
         self._task = None
         self.progress.hide()
-        if _add(self._viewer, outcome):
+        if add(self._viewer, outcome):
             self.accept()
         else:
             self._update()
@@ -191,7 +173,6 @@ class OpenDialog(QDialog):  # type: ignore[misc]
         self.list.setHeaderLabels(HEADER)
         self.list.setRootIsDecorated(False)
         self.list.setIconSize(QSize(THUMBNAIL, THUMBNAIL))
-        self.list.setAlternatingRowColors(True)
         self.list.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
         self.list.setWordWrap(True)
         for one in self._found:
@@ -217,4 +198,4 @@ class OpenDialog(QDialog):  # type: ignore[misc]
         layout = QVBoxLayout(self)
         for widget in (self.list, asks, self.status, self.progress, buttons):
             layout.addWidget(widget)
-        self.resize(860, 420)
+        self.resize(900, 560)

@@ -3,6 +3,7 @@
 import re
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -45,14 +46,30 @@ def read(path: str | list[str]) -> list[LayerData]:
 
 def read_later(path: str | list[str]) -> list[Any]:
     """Open scans in the background, asking where there is something to choose; napari is told that all went well."""
-    from napari_xai._open_dialog import open_later
-
     paths = path if isinstance(path, list) else [path]
     viewer = _viewer()
     welcome()
     for one in paths:
-        open_later(viewer, Path(one))
+        _open_later(viewer, Path(one))
     return [(None,)]
+
+
+def _open_later(viewer: Any, path: Path) -> None:
+    from napari_xai._task import Task
+
+    def work(hear: Callable[..., None]) -> Any:
+        # Here, because it imports PyTorch, which takes seconds.
+        opening, _ = import_module("napari_xai._open"), import_module("napari_xai._open_dialog")
+        return opening.found_in(path, hear) or opening.opened(path, progress=hear)
+
+    def ended(found: Any) -> None:
+        dialog = import_module("napari_xai._open_dialog")
+        if isinstance(found, tuple):
+            dialog.OpenDialog(viewer, path, found).show()
+        else:
+            dialog.add(viewer, found)
+
+    Task(f"Opening {path.name}", work, ended=ended, parent=viewer.window._qt_window)
 
 
 def layers_of(volume: Volume, path: Path) -> list[LayerData]:
