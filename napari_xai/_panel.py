@@ -1,39 +1,35 @@
-"""The panel of the dock widget: what is chosen, Run and Cancel, and what came out."""
+"""The panel of the dock widget: what is chosen, Predict and Run, and what came out."""
 
-import logging
-from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from napari.layers import Layer
-from napari.utils.notifications import show_error, show_warning
+from napari.qt.threading import create_worker
 from qtpy.compat import isalive
-from qtpy.QtCore import QSignalBlocker, Qt
-from qtpy.QtWidgets import (
-    QFileDialog,
-    QLabel,
-    QMenu,
-    QProgressBar,
-    QPushButton,
-    QVBoxLayout,
-    QWidget,
-)
+from qtpy.QtCore import QSignalBlocker, Qt, QTimer
+from qtpy.QtWidgets import QFileDialog, QMenu, QPushButton, QVBoxLayout, QWidget
 
-from methods3d import FAMILIES, Cancelled, methods
+from methods3d import Method, methods
+from napari_xai._channel_rows import ChannelRows
+from napari_xai._channels import alike, channel_names, stacked
 from napari_xai._choices import Scan, regions, scans
+from napari_xai._estimate import Estimate
 from napari_xai._form import MethodForm
+from napari_xai._method_rows import MethodRows
+from napari_xai._outcome import Outcome
 from napari_xai._parts import add_row, combo, form, note, row
+from napari_xai._pointing import Pointing
 from napari_xai._question_rows import QuestionRows
+from napari_xai._queue import Run
+from napari_xai._run_rows import RunRows, say
 from napari_xai._session import Job
 from napari_xai._task import Task
-from napari_xai._words import about, sentence, summary, words
-from napari_xai._workplace import Result, workplace
+from napari_xai._words import about, predicted, summary, words
+from napari_xai._workplace import workplace
 from napari_xai.errors import ExplainError
 from napari_xai.explainer import Explainer
-from napari_xai.explanation import Explanation
-from napari_xai.layers import LayerData, placed
+from napari_xai.layers import placed
 from napari_xai.samples import BUNDLES, sample
 from xai_io import Volume
 
@@ -41,6 +37,8 @@ if TYPE_CHECKING:
     import napari
 
 __all__ = ["Panel"]
+
+SOON = 200  # milliseconds after a choice until its estimate is made: a user may still be typing
 
 
 class Panel(QWidget):  # type: ignore[misc]
@@ -52,10 +50,10 @@ class Panel(QWidget):  # type: ignore[misc]
         self.workplace = workplace(viewer)
         self.session = self.workplace.session
         self._scans: dict[str, Scan] = {}
-        self._task: Task | None = None
-        self.scan, self.model, self.method = combo(), combo(), combo()
-        self._about_model, self._about_method, self.status = note(), note(), note()
-        self.form: MethodForm | None = None
+        self._outcome = Outcome(viewer, self.workplace)
+        self._asked: Method | None = None  # what the estimate that is waited for is of
+        self.scan, self.model = combo(), combo()
+        self._about_model, self._prediction = note(), note()
         self._lay_out()
         self._fill()
         self._connect()
@@ -65,132 +63,126 @@ class Panel(QWidget):  # type: ignore[misc]
 
     def choose_model(self, path: Path) -> None:
         """Take a bundle folder or a model's file, and load it."""
+        if self.runs.busy:
+            return
         if self.model.findData(str(path)) < 0:
             self.model.addItem(path.name, str(path))
             self.model.setItemData(self.model.count() - 1, str(path), Qt.ItemDataRole.ToolTipRole)
         self.model.setCurrentIndex(self.model.findData(str(path)))
         self.session.model = path
-        self._start(f"Loading {path.name}", lambda _: (path, _loaded(path)), self._model_loaded)
+        self.runs.start(f"Loading {path.name}", lambda _: _loaded(path), lambda found: self._model_loaded(path, found))
+
+    def predict(self) -> None:
+        """Run the model alone, and show what it predicts."""
+        self._append(explains=False)
 
     def run(self) -> None:
-        """Run what is chosen; what is wrong is said in one notification."""
-        if self._task is not None:
-            return
-        try:
-            scan, job = self._job()
-        except Exception as error:
-            _say(error)
-            return
-
-        def work(hear: Any) -> tuple[Job, str, Explanation, list[LayerData]]:
-            explanation = job(hear)
-            return job, scan.key, explanation, explanation.layers()
-
-        self._say_result("")
-        self._start(f"{self.method.currentText()} of {scan.name}", work, self._explained)
+        """Run what is chosen, or let it wait for its turn; what is wrong is said in one notification."""
+        self._append(explains=True)
 
     def cancel(self) -> None:
-        """End the run between two batches; nothing of it is kept."""
-        if self._task is not None:
-            self._task.cancel()
-            self._say_status("Cancelling …")
+        """End the present run between two batches, and drop what waits."""
+        self.runs.cancel()
 
     def paint(self) -> None:
         """Make a labels layer on the scan, ready to be painted on, and ask about it."""
-        scan = self._scans.get(self.scan.currentData())
-        if scan is None:
+        scan = self._chosen
+        if scan is not None:
+            layer = self._add_region(scan, np.zeros(scan.layers[0].data.shape, np.uint8), f"region on {scan.name}")
+            layer.mode, layer.brush_size = "paint", 6
+
+    @property
+    def form(self) -> MethodForm | None:
+        """The method's settings."""
+        return self.rows.form
+
+    @property
+    def _task(self) -> Task | None:
+        return self.runs.task
+
+    # --- runs -------------------------------------------------------------------------------
+
+    def _append(self, *, explains: bool) -> None:
+        """Let a run wait for its turn, which may be now."""
+        scan, session = self._chosen, self.session
+        try:
+            missing = session.missing if explains else session.input_missing
+            if scan is None or session.explainer is None or missing:
+                raise ExplainError(missing or "Choose a scan first.")
+            volume = self._volume(scan)
+            job = self._job(scan, volume) if explains else None
+        except Exception as error:
+            say(error)
             return
-        nothing = np.zeros(scan.layers[0].data.shape, np.uint8)
-        place = placed(scan.volume, role="region")
-        layer = self._viewer.add_labels(nothing, name=f"region on {scan.name}", **place)
-        layer.mode, layer.brush_size = "paint", 6
-        self.question.choose(target=self.question.target, against=self.question.against, labels=layer)
+        title = f"{self.method.currentText() if explains else 'Prediction'} of {scan.name}"
+        self.runs.say_result("")
+        self.runs.append(Run(session.explainer, volume, session.scans, title=title, known=session.known, job=job))
 
-    # --- work in the background -------------------------------------------------------------
+    def _job(self, scan: Scan, volume: Volume) -> Job:
+        labels = self.question.labels if self.session.segments else None
+        self.session.method, self.session.settings = self.rows.name, self.rows.values
+        return self.session.job(volume, None if labels is None else scan.region(labels), self._volumes(scan))
 
-    def _start(self, title: str, work: Callable[[Any], Any], then: Callable[..., None]) -> None:
-        self._then = then
-        self._task = Task(title, work, progressed=self._progressed, ended=self._ended, parent=self)
-        self.progress.setRange(0, 0)
-        self.progress.show()
-        self._update()
-        self._say_status(f"{title} …")
+    def _run_came(self, run: Run) -> None:
+        """Show what a run has found so far."""
+        if run.known is not None and run.prediction is not None:
+            self.session.predicted(run.scans, run.explainer, run.known)
+            self._outcome.predicted(run, visible=run.job is None)
+            self.question.name_classes(self.session.classes)
+        self._outcome.so_far(run)
 
-    def _progressed(self, done: int, total: int) -> None:
-        self.progress.setRange(0, total)
-        self.progress.setValue(done)
-
-    def _ended(self, outcome: Any) -> None:
-        self._task = None
-        self.progress.hide()
-        self._update()
-        if isinstance(outcome, Cancelled):
-            self._say_status("Cancelled; nothing was kept.")
-        elif isinstance(outcome, Exception):
-            _say(outcome)
-        else:
-            try:
-                self._then(*outcome)
-            except Exception as error:  # never a traceback in the console
-                _say(error)
+    def _run_ended(self, run: Run, outcome: Any) -> None:
+        try:
+            self._run_came(run)
+            self._outcome.ended()
+            if isinstance(outcome, tuple):
+                job, explanation, layers = outcome
+                self._outcome.explained(run, job, explanation, layers)
+                self.runs.say_result(summary(explanation))
+        except Exception as error:  # never a traceback in the console
+            say(error)
 
     def _model_loaded(self, path: Path, explainer: Explainer) -> None:
         self.session.keep(path, explainer)
         self.question.name_classes(self.session.classes)
-
-    def _explained(self, job: Job, key: str, explanation: Explanation, layers: list[LayerData]) -> None:
-        self.session.learn(job, explanation)
-        self.question.name_classes(self.session.classes)
-        result = Result(job, explanation, key)
-        for data, options, kind in layers:
-            own = options["metadata"]["napari_xai"]
-            if own["role"] == "scan":
-                continue
-            own |= {"scan": key, "model": explanation.model.hash, "map": result.key}
-            if own["role"] == "relevance" or not self._has(own):
-                self._viewer.add_layer(Layer.create(data, options, kind))
-        self.workplace.add(result)
-        self._say_result(summary(explanation))
-        for warning in explanation.warnings:
-            show_warning(f"{explanation.attribution.provenance.method}: {warning}.")
-
-    def _has(self, own: dict[str, Any]) -> bool:
-        """Whether the viewer has this model's prediction on this scan already."""
-        there = [layer.metadata.get("napari_xai", {}) for layer in self._viewer.layers]
-        return any(all(other.get(name) == own[name] for name in ("role", "scan", "model")) for other in there)
+        self._choose_scan()
 
     # --- what is chosen ---------------------------------------------------------------------
 
-    def _job(self) -> tuple[Scan, Job]:
-        scan = self._scans.get(self.scan.currentData())
-        if scan is None or self.form is None or self.session.missing:
-            raise ExplainError(self.session.missing or "Choose a scan first.")
-        labels = self.question.labels if self.session.segments else None
-        self.session.settings = self.form.values
-        region = None if labels is None else scan.region(labels)
-        return scan, self.session.job(scan.volume, region, self._volumes(scan))
+    @property
+    def _chosen(self) -> Scan | None:
+        return self._scans.get(self.scan.currentData())
+
+    def _volume(self, scan: Scan) -> Volume:
+        """The model's input."""
+        if not self.channels.names:
+            return scan.volume
+        return stacked(self.channels.chosen, self._scans, self.channels.names)
 
     def _choose_scan(self) -> None:
-        scan = self._scans.get(self.scan.currentData())
-        self.session.channels = None if scan is None else scan.channels
+        scan, explainer = self._chosen, self.session.explainer
+        names = () if explainer is None else channel_names(explainer.loaded)
+        several = scan is not None and scan.channels == 1 and len(names) > 1
+        self.channels.offer(names if several else (), alike(self._scans, scan) if scan is not None and several else {})
         self.question.offer_regions(self._viewer.layers, scan)
         self._offer_layers()
+        self._choose_channels()
+
+    def _choose_channels(self) -> None:
+        scan, names, chosen = self._chosen, self.channels.names, self.channels.chosen
+        self.session.unassigned = tuple(name for name in names if name not in chosen)
+        self.session.channels = None if scan is None else len(names) or scan.channels
+        self.session.scans = tuple(chosen.values()) if names else () if scan is None else (scan.key,)
         self._update()
 
     def _choose_method(self) -> None:
-        self.session.method = self.method.currentData()
-        kind = methods()[self.session.method]
-        self._about_method.setText((kind.__doc__ or "").strip().splitlines()[0])
-        self._about_method.setToolTip(kind.source)
-        if self.form is not None:
-            self._form_place.layout().removeWidget(self.form)
-            self.form.setParent(None)
-        self.form = MethodForm(kind)
+        self.session.method = self.rows.name
         self._offer_layers()
-        self._form_place.layout().addWidget(self.form)
+        self._estimate_soon()
 
     def _choose_question(self) -> None:
-        self.session.target, self.session.against = self.question.target, self.question.against
+        asked, session = self.question, self.session
+        session.target, session.against, session.why_not = asked.target, asked.against, asked.why_not
         self._update()
 
     def _browse_folder(self) -> None:
@@ -205,12 +197,47 @@ class Panel(QWidget):  # type: ignore[misc]
         if path:
             self.choose_model(Path(path))
 
+    # --- regions ----------------------------------------------------------------------------
+
+    def _pick(self, position: Any) -> None:
+        """Ask about the predicted structure at a place of the viewer's world."""
+        scan, layer = self._chosen, self._predicted
+        if scan is not None and layer is not None:
+            self._pointing.component(layer, position, lambda found: self._picked(scan, *found))
+
+    def _picked(self, scan: Scan, name: str, mask: Any) -> None:
+        classes = {said: k for k, said in self.session.classes.items()}
+        self._add_region(scan, mask, f"this {name}", target=classes.get(name))
+
+    def _point(self, position: Any) -> None:
+        """Ask about a ball around a place."""
+        scan, wide = self._chosen, self.question.diameter
+        if scan is not None:
+            found = self._pointing.ball(scan.layers[0], position, wide)
+            if found is not None:
+                self._add_region(scan, found, f"ball of {wide:g} mm")
+
+    def _add_region(self, scan: Scan, mask: Any, name: str, target: int | None = None) -> Any:
+        options = placed(scan.volume, role="region", scan=scan.key)
+        layer = self._viewer.add_labels(mask, name=name, opacity=0.5, **options)
+        asked = self.question
+        asked.choose(target=asked.target if target is None else target, against=asked.against, labels=layer)
+        return layer
+
+    @property
+    def _predicted(self) -> Any:
+        """The layer of the chosen model's prediction on the chosen scan."""
+        explainer, keys = self.session.explainer, self.session.scans
+        return None if explainer is None or not keys else self._outcome.prediction(keys[0], explainer.loaded.hash)
+
     # --- what is shown ----------------------------------------------------------------------
 
     def _follow_layers(self, event: Any = None) -> None:
         if not isalive(self):
             return
         self._scans = scans(self._viewer.layers)
+        self._outcome.forget()
+        self.session.forget(self._scans)
         chosen, blocker = self.scan.currentData(), QSignalBlocker(self.scan)
         self.scan.clear()
         for key, scan in self._scans.items():
@@ -221,10 +248,9 @@ class Panel(QWidget):  # type: ignore[misc]
 
     def _offer_layers(self) -> None:
         """Let the form name what is open in the viewer."""
-        scan = self._scans.get(self.scan.currentData())
+        scan = self._chosen
         labels = [] if scan is None else [layer.name for layer in regions(self._viewer.layers, scan)]
-        if self.form is not None:
-            self.form.offer([one.name for one in self._scans.values()], labels)
+        self.rows.offer([one.name for one in self._scans.values()], labels)
 
     def _volumes(self, scan: Scan) -> dict[str, Volume]:
         """What the form may name: open scans, and labels on this one."""
@@ -233,25 +259,55 @@ class Panel(QWidget):  # type: ignore[misc]
 
     def _update(self) -> None:
         """Enable what can be used, and say why the rest cannot."""
-        busy, missing, explainer = self._task is not None, self.session.missing, self.session.explainer
-        self.run_button.setEnabled(not busy and missing is None)
-        self.run_button.setToolTip(missing or "")
+        busy, missing, explainer = self.runs.busy, self.session.missing, self.session.explainer
+        lacking, known = self.session.input_missing, self.session.known
+        self.run_button.setEnabled(missing is None)
+        self.run_button.setText("Queue" if busy else "Run")
+        self.run_button.setToolTip(missing or ("Run this when the present run has ended" if busy else ""))
+        self.predict_button.setEnabled(lacking is None)
+        self.predict_button.setToolTip(lacking or "Run the model alone, and show what it predicts")
         self.cancel_button.setEnabled(busy)
         self.model.setEnabled(not busy)
+        self.model.setToolTip("The model can be changed when all runs have ended" if busy else "")
         self._more.setEnabled(not busy)
         self.question.show_for(classifies=self.session.classifies, segments=self.session.segments)
+        self.question.allow(scan=self._chosen is not None, prediction=self._predicted is not None)
         self._about_model.setText("" if explainer is None else about(explainer.loaded))
         self._about_model.setVisible(explainer is not None)
+        self._prediction.setText("" if known is None else predicted(known.classes, segments=known.segments))
+        self._prediction.setVisible(known is not None)
         if not busy:
-            self._say_status(missing or "")
+            self.runs.say(missing or "")
+        self._estimate_soon()
 
-    def _say_status(self, text: str) -> None:
-        self.status.setText(text)
-        self.status.setVisible(bool(text))
+    # --- the estimate -----------------------------------------------------------------------
 
-    def _say_result(self, text: str) -> None:
-        self.result.setText(text)
-        self.result.setVisible(bool(text))
+    def _estimate_soon(self) -> None:
+        self._timer.start(SOON)
+
+    def _estimate(self) -> None:
+        """Count passes in a thread: a plan of small boxes in a large scan takes a while."""
+        known, shown = self.session.known, self.runs.estimate
+        shown.setVisible(self.session.missing is None)
+        shown.setToolTip("")
+        self._asked = None
+        if known is None:
+            shown.setText("Time and memory: ? (known after the prediction)")
+            return
+        try:
+            asked = self._asked = methods()[self.rows.name](**self.rows.values)
+        except Exception:  # it says so itself when it is run
+            shown.setText("Time and memory: ? (one of the settings cannot be used)")
+            return
+        worker = create_worker(lambda: (asked, known.estimate(asked)), _start_thread=False)
+        worker.returned.connect(self._show_estimate)
+        worker.start()
+
+    def _show_estimate(self, found: tuple[Method, Estimate | None]) -> None:
+        asked, estimate = found
+        if isalive(self) and asked is self._asked:
+            self.runs.estimate.setText("Time and memory: ?" if estimate is None else str(estimate))
+            self.runs.estimate.setToolTip("" if estimate is None else f"{estimate.passes:,} passes through the network")
 
     # --- made once --------------------------------------------------------------------------
 
@@ -262,30 +318,32 @@ class Panel(QWidget):  # type: ignore[misc]
         menu.addAction("MONAI bundle (folder) …", self._browse_folder)
         menu.addAction("File (TorchScript, .pt2, weights with a network.json) …", self._browse_file)
         self._more.setMenu(menu)
-        self._form_place = QWidget()
-        QVBoxLayout(self._form_place).setContentsMargins(0, 0, 0, 0)
-        self.run_button, self.cancel_button = QPushButton("Run"), QPushButton("Cancel")
-        self.progress, self.result = QProgressBar(), QLabel()
-        self.result.setWordWrap(True)
-        self.result.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
-
+        self.runs, self.channels = RunRows(), ChannelRows()
         rows = form()
         add_row(rows, "Scan", self.scan)
         add_row(rows, "Model", row(self.model, self._more))
         rows.addRow(self._about_model)
-        add_row(rows, "Method", self.method)
-        rows.addRow(self._about_method)
-        rows.addRow(self._form_place)
+        rows.addRow(self.channels)
+        rows.addRow(self.runs.predict_button)
+        rows.addRow(self._prediction)
         self.question = QuestionRows(rows)
-
+        self.rows = MethodRows(rows, self.session.method)
+        self.method, self._form_place = self.rows.method, self.rows.place
+        runs = self.runs
+        self.predict_button, self.run_button, self.cancel_button = (
+            runs.predict_button,
+            runs.run_button,
+            runs.cancel_button,
+        )
+        self.progress, self.status, self.result = runs.progress, runs.status, runs.result
+        self._pointing = Pointing(self._viewer, self.question, parent=self)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addLayout(rows)
-        layout.addWidget(row(self.run_button, self.cancel_button))
-        for widget in (self.progress, self.status, self.result):
-            layout.addWidget(widget)
+        layout.addWidget(self.runs)
         layout.addStretch()
-        self.progress.hide()
+        self._timer = QTimer(self)
+        self._timer.setSingleShot(True)
 
     def _fill(self) -> None:
         for name, place in BUNDLES.items():
@@ -296,24 +354,24 @@ class Panel(QWidget):  # type: ignore[misc]
         self.model.setPlaceholderText("Choose a model")
         self.model.setCurrentIndex(-1)
         self.scan.setPlaceholderText("No scan is open")
-        for family in FAMILIES.values():
-            if self.method.count():
-                self.method.insertSeparator(self.method.count())
-            for kind in family:
-                self.method.addItem(kind.title, kind.name)
-                self.method.setItemData(self.method.count() - 1, kind.source, Qt.ItemDataRole.ToolTipRole)
-        self.method.setCurrentIndex(self.method.findData(self.session.method))
-        self._choose_method()
         self.question.name_classes({})
 
     def _connect(self) -> None:
         self.scan.currentIndexChanged.connect(self._choose_scan)
         self.model.activated.connect(self._choose_listed_model)
-        self.method.currentIndexChanged.connect(self._choose_method)
+        self.channels.changed.connect(self._choose_channels)
+        self.rows.method.currentIndexChanged.connect(self._choose_method)
+        self.rows.changed.connect(self._estimate_soon)
         self.question.changed.connect(self._choose_question)
         self.question.painted.connect(self.paint)
+        self._pointing.picked.connect(self._pick)
+        self._pointing.pointed.connect(self._point)
+        self.predict_button.clicked.connect(self.predict)
         self.run_button.clicked.connect(self.run)
-        self.cancel_button.clicked.connect(self.cancel)
+        self.runs.changed.connect(self._update)
+        self.runs.came.connect(self._run_came)
+        self.runs.ended.connect(self._run_ended)
+        self._timer.timeout.connect(self._estimate)
         for event in ("inserted", "removed", "reordered", "renamed"):
             getattr(self._viewer.layers.events, event).connect(self._follow_layers)
 
@@ -326,9 +384,3 @@ def _loaded(path: Path) -> Explainer:
     explainer = Explainer.of(path)
     import_module("sympy")
     return explainer
-
-
-def _say(error: Exception) -> None:
-    """One notification with one sentence; the traceback is for the log alone."""
-    logging.getLogger(__name__).debug("shown as a notification", exc_info=error)
-    show_error(sentence(error))

@@ -1,13 +1,14 @@
 """What is going to be run: scan, model, method, settings and question. No Qt, so that it is tested alone."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from methods3d import Method, Progress, Reference
 from methods3d import method as method_named
 from methods3d.references import resolved
+from napari_xai._estimate import Known
 from napari_xai.errors import ExplainError
 from napari_xai.explainer import Explainer
 from napari_xai.explanation import Explanation
@@ -18,7 +19,12 @@ __all__ = ["Job", "Session"]
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """One run, fixed when it was asked for: what is chosen later does not change it."""
+    """One run, fixed when it was asked for: what is chosen later does not change it.
+
+    Attributes
+    ----------
+    why_not : the target is not what is predicted, and the question is what speaks against it.
+    """
 
     explainer: Explainer
     scan: Volume
@@ -26,10 +32,17 @@ class Job:
     target: int | None
     against: int | None
     region: Volume | None
+    why_not: bool = False
+
+    def check(self, predicted: int | None) -> None:
+        """Refuse, before the run, to ask why not of the very class that is predicted: ExplainError."""
+        if self.why_not and predicted == self.target:
+            name = self.explainer.loaded.classes.get(predicted, f"class {predicted}") if predicted is not None else ""
+            raise ExplainError(f"{name!r} is what is predicted: ask why it is, or why another class is not.")
 
     def __call__(self, progress: Progress) -> Explanation:
         """Run it; errors as `Explainer.explain`."""
-        return self.explainer.explain(
+        found = self.explainer.explain(
             self.scan,
             method=self.method,
             target=self.target,
@@ -37,6 +50,11 @@ class Job:
             region=self.region,
             progress=progress,
         )
+        if not self.why_not:
+            return found
+        # Its score is the margin over the likeliest other class, which is what is predicted: it is below zero.
+        said = found.question.removeprefix("why ").replace(" rather than ", " but ")
+        return replace(found, question=f"why not {said}; what is negative speaks against it")
 
 
 @dataclass
@@ -49,6 +67,9 @@ class Session:
     model : path of the chosen model.
     method, settings : a name from `methods3d.methods()` and its fields.
     target, against : classes by index; None is what is predicted, and the runner-up.
+    why_not : whether the question is why the target is not predicted; classifiers only.
+    scans : keys of the scans that make up the model's input: the chosen one, or one for each channel.
+    unassigned : channels of the model that no scan was chosen for yet, where several scans make up its input.
     """
 
     channels: int | None = None
@@ -57,8 +78,12 @@ class Session:
     settings: Mapping[str, Any] = field(default_factory=dict)
     target: int | None = None
     against: int | None = None
+    why_not: bool = False
+    scans: tuple[str, ...] = ()
+    unassigned: tuple[str, ...] = ()
     _loaded: dict[Path, Explainer] = field(default_factory=dict, repr=False)
     _numbered: dict[Path, tuple[str, ...]] = field(default_factory=dict, repr=False)
+    _known: dict[tuple[tuple[str, ...], Path], Known] = field(default_factory=dict, repr=False)
 
     @property
     def explainer(self) -> Explainer | None:
@@ -85,6 +110,11 @@ class Session:
     @property
     def missing(self) -> str | None:
         """Why there can be no run yet, in one sentence; None if there can."""
+        return self.input_missing or self._question_missing
+
+    @property
+    def input_missing(self) -> str | None:
+        """Why there can be no prediction yet, in one sentence; None if there can."""
         if self.channels is None:
             return "Open a scan first: drop a NIfTI file or a DICOM folder, or take one from File > Open Sample."
         if self.model is None:
@@ -92,25 +122,47 @@ class Session:
         if self.explainer is None:
             return f"The model {self.model.name} is not loaded: choose it again."
         loaded = self.explainer.loaded
+        if self.unassigned:
+            return f"Choose a scan for {', '.join(self.unassigned)}, or open one that has all channels."
         if loaded.in_channels is not None and loaded.in_channels != self.channels:
             names = f" ({', '.join(loaded.channel_names)})" if loaded.channel_names else ""
             return (
                 f"The scan has {self.channels} channel(s), but the model takes {loaded.in_channels}{names}: "
                 "choose another scan or model."
             )
-        if self.against is not None and self.against == self.target:
+        return None
+
+    @property
+    def _question_missing(self) -> str | None:
+        if self.why_not and self.classifies:
+            if self.target is None:
+                return "Choose the class that you ask about: why is it not what is predicted?"
+            if self.known is not None and self.known.predicted == self.target:
+                return "This class is what is predicted: ask why it is, or why another class is not."
+        elif self.against is not None and self.against == self.target:
             return "A class cannot be compared with itself: choose two."
         return None
+
+    @property
+    def known(self) -> Known | None:
+        """What a prediction of the chosen model on the chosen scan told, if there was one."""
+        return None if self.model is None else self._known.get((self.scans, self.model))
+
+    def predicted(self, scans: tuple[str, ...], explainer: Explainer, known: Known) -> None:
+        """Remember a prediction, and the names of its classes."""
+        for path, loaded in self._loaded.items():
+            if loaded is explainer:
+                self._known[scans, path] = known
+                self._numbered[path] = tuple(known.classes)
+
+    def forget(self, open_scans: Collection[str]) -> None:
+        """Drop what is known of scans that are closed."""
+        for key in [key for key in self._known if not set(key[0]) <= set(open_scans)]:
+            del self._known[key]
 
     def keep(self, path: Path, explainer: Explainer) -> None:
         """Remember a model that was loaded."""
         self._loaded[path] = explainer
-
-    def learn(self, job: Job, explanation: Explanation) -> None:
-        """Remember how many classes a model has whose file does not name them."""
-        for path, explainer in self._loaded.items():
-            if explainer is job.explainer:
-                self._numbered[path] = tuple(explanation.prediction.classes)
 
     def job(self, scan: Volume, region: Volume | None = None, volumes: Mapping[str, Volume] | None = None) -> Job:
         """The run that was asked for; the method's settings may name `volumes`, or else files.
@@ -134,6 +186,7 @@ class Session:
             scan=scan,
             method=resolved(method_named(self.method)(**self.settings), read),
             target=self.target,
-            against=self.against if self.classifies else None,
+            against=self.against if self.classifies and not self.why_not else None,
             region=region if self.segments else None,
+            why_not=self.why_not and self.classifies,
         )

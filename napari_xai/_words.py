@@ -1,10 +1,14 @@
 """What the widget says: labels, a model in one line, a result in a few, an error in a sentence."""
 
+from collections.abc import Mapping
+
 from napari_xai.errors import USER_ERRORS
 from napari_xai.explanation import Explanation
 from xai_io import LoadedModel
 
-__all__ = ["about", "sentence", "summary", "words"]
+__all__ = ["about", "predicted", "sentence", "summary", "words"]
+
+MOST = 8  # classes that are named
 
 
 def words(name: str) -> str:
@@ -31,20 +35,29 @@ def about(model: LoadedModel) -> str:
 
 def summary(explanation: Explanation) -> str:
     """What came out, in a few lines: question, score, gap, prediction, time, warnings."""
-    found, predicted = explanation.attribution, explanation.prediction
+    found, said = explanation.attribution, explanation.prediction
     score = float(found.scores[0])
     numbers = [f"score {score:.4g}"]
     if found.gap is not None:
         gap = float(found.gap[0])
         numbers.append(f"gap {gap:.2g}" + (f" ({abs(gap / score):.1%})" if score else ""))
     numbers.append(f"{found.provenance.seconds:.1f} s")
-    if predicted.labels is None:
-        said = [f"{name} {share:.1%}" for name, share in predicted.classes.items()]
-    else:
-        organs = {name: size for name, size in predicted.classes.items() if name.casefold() != "background"}
-        said = [f"{name} {size / 1000:.3g} ml" for name, size in organs.items()]
-    lines = [_upper(explanation.question), _upper(", ".join(numbers)), _upper("predicted: " + ", ".join(said))]
+    lines = [
+        _upper(explanation.question),
+        _upper(", ".join(numbers)),
+        predicted(said.classes, segments=said.labels is not None),
+    ]
     return "\n".join(lines + [f"⚠ {_upper(warning)}" for warning in explanation.warnings])
+
+
+def predicted(classes: Mapping[str, float], *, segments: bool) -> str:
+    """What a model predicts, the most first: probabilities of classes, or volumes (mm3) of what is not background."""
+    if segments:
+        classes = {name: volume for name, volume in classes.items() if name.casefold() != "background"}
+    most = sorted(classes.items(), key=lambda one: -one[1])
+    said = [f"{name} {number / 1000:.3g} ml" if segments else f"{name} {number:.1%}" for name, number in most[:MOST]]
+    more = f", and {len(most) - MOST} others" if len(most) > MOST else ""
+    return f"Predicted: {', '.join(said)}{more}"
 
 
 def sentence(error: Exception) -> str:

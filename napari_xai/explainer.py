@@ -113,7 +113,7 @@ class Explainer:
             scan=space.scan,
             relevance=space.back(values, extensive=attribution.extensive, way=way_back),
             field_of_view=space.field_of_view(values),
-            prediction=self._prediction(asked.output, space),
+            prediction=self.prediction(asked.output, space),
             attribution=attribution,
             question=asked.question.words,
             model=self.loaded,
@@ -200,7 +200,8 @@ class Explainer:
             cval=w.cval,
         )
 
-    def _prediction(self, output: Tensor, space: ModelSpace) -> Prediction:
+    def prediction(self, output: Tensor, space: ModelSpace) -> Prediction:
+        """What the model's output for a scan says."""
         name = self.loaded.classes.get
         if output.ndim == 2:
             shares = probabilities(output, self.loaded.activation)[0].tolist()

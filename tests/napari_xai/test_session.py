@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from methods3d import Cancelled, Occlusion, ParameterError
+from napari_xai._estimate import predict
 from napari_xai._session import Session
 from napari_xai._words import about, sentence, summary, words
 from napari_xai.errors import ExplainError
@@ -76,13 +77,34 @@ def test_cancelling_keeps_nothing(classifier, scan):
         ready(classifier, scan, method="occlusion").job(scan)(stop)
 
 
-def test_classes_without_names_are_learnt_from_the_first_answer(classifier, scan):
-    session = ready(classifier, scan, method="saliency")
+def test_classes_without_names_are_learnt_from_the_first_prediction(classifier, scan):
+    session = ready(classifier, scan, method="saliency", scans=("a",))
     object.__setattr__(session.explainer.loaded, "classes", {})
     assert session.classes == {}
-    job = session.job(scan)
-    session.learn(job, job(lambda *_: None))
+    known, _ = predict(session.explainer, scan, lambda *_: None)
+    session.predicted(("a",), session.explainer, known)
     assert session.classes == {0: "class 0", 1: "class 1"}
+    assert session.known is known
+    session.forget({"b"})
+    assert session.known is None
+
+
+def test_why_not_is_the_margin_over_what_is_predicted(classifier, scan):
+    session = ready(classifier, scan, method="input-x-gradient", why_not=True, scans=("a",))
+    assert "Choose the class" in session.missing
+    known, _ = predict(session.explainer, scan, lambda *_: None)
+    other = 1 - known.predicted
+    session.target = other
+    job = session.job(scan)
+    found = job(lambda *_: None)
+    assert found.question.startswith(f"why not '{session.classes[other]}' (class {other}) but")
+    assert float(found.attribution.scores[0]) < 0
+    job.check(other ^ 1)
+    with pytest.raises(ExplainError, match="is what is predicted"):
+        job.check(other)
+    session.target = known.predicted
+    session.predicted(("a",), session.explainer, known)
+    assert "is what is predicted" in session.missing
 
 
 def test_results_and_models_in_words(classifier, segmenter, scan):

@@ -1,0 +1,98 @@
+"""What comes out of runs, as layers of one viewer."""
+
+from typing import TYPE_CHECKING, Any
+
+from napari.layers import Layer
+from napari.utils.notifications import show_warning
+
+from napari_xai._queue import Run
+from napari_xai._session import Job
+from napari_xai._workplace import Result, Workplace
+from napari_xai.explanation import Explanation
+from napari_xai.layers import LayerData, label_layer
+
+if TYPE_CHECKING:
+    import napari
+
+__all__ = ["Outcome"]
+
+
+class Outcome:
+    """Adds, updates and removes layers; and drops what nobody can see any more."""
+
+    def __init__(self, viewer: "napari.viewer.Viewer", workplace: Workplace) -> None:
+        self._viewer, self._workplace = viewer, workplace
+        self._so_far: Any = None
+        self._seen: LayerData | None = None
+
+    def predicted(self, run: Run, *, visible: bool) -> None:
+        """Show the prediction that a run has made, if it made one that is a label map and is not there yet."""
+        found, run.prediction = run.prediction, None
+        if found is None or found.labels is None:
+            return
+        data, options, kind = label_layer(found.labels, "prediction")
+        own = self._marked(options, run) | {"names": dict(found.names)}
+        options["metadata"]["napari_xai"] = own
+        if not self._has(own):
+            self._viewer.add_layer(Layer.create(data, options | {"visible": visible}, kind))
+
+    def so_far(self, run: Run) -> None:
+        """Show the map as it is by now, in one layer for the whole run."""
+        found = run.so_far
+        if found is None or found is self._seen:
+            return
+        first, self._seen = self._seen is None, found
+        data, options, kind = found
+        if first:
+            own = self._marked(options, run)
+            options["metadata"]["napari_xai"] = own | {"role": "so far"}
+            self._so_far = self._viewer.add_layer(Layer.create(data, options, kind))
+        elif self._so_far in self._viewer.layers:  # a user who has removed it does not want it
+            self._so_far.data = data
+            self._so_far.contrast_limits = options["contrast_limits"]
+
+    def ended(self) -> None:
+        """Remove the layer of the map so far."""
+        layer, self._so_far, self._seen = self._so_far, None, None
+        if layer is not None and layer in self._viewer.layers:
+            self._viewer.layers.remove(layer)
+
+    def explained(self, run: Run, job: Job, explanation: Explanation, layers: list[LayerData]) -> None:
+        """Add the layers of a result, and say what is wrong with it."""
+        result = Result(job, explanation, run.scans[0])
+        for data, options, kind in layers:
+            own = self._marked(options, run)
+            if own["role"] == "scan":
+                continue
+            if own["role"] == "prediction":
+                own["names"] = dict(explanation.prediction.names)
+            own["map"] = result.key
+            options["metadata"]["napari_xai"] = own
+            if own["role"] == "relevance" or not self._has(own):
+                self._viewer.add_layer(Layer.create(data, options, kind))
+        self._workplace.add(result)
+        for warning in explanation.warnings:
+            show_warning(f"{explanation.attribution.provenance.method}: {warning}.")
+
+    def forget(self) -> None:
+        """Drop results whose layers have all been removed: a map of a large scan takes hundreds of megabytes."""
+        there = {_own(layer).get("map") for layer in self._viewer.layers if _own(layer)["role"] == "relevance"}
+        for key in set(self._workplace.results) - there:
+            self._workplace.forget(key)
+
+    def prediction(self, scan: str, model: str) -> Any:
+        """The label layer of a model's prediction on a scan; None if there is none."""
+        wanted = {"role": "prediction", "scan": scan, "model": model}
+        return next((layer for layer in self._viewer.layers if wanted.items() <= _own(layer).items()), None)
+
+    def _marked(self, options: dict[str, Any], run: Run) -> dict[str, Any]:
+        own: dict[str, Any] = options["metadata"]["napari_xai"]
+        return own | {"scan": run.scans[0], "model": run.explainer.loaded.hash}
+
+    def _has(self, own: dict[str, Any]) -> bool:
+        return self.prediction(own["scan"], own["model"]) is not None
+
+
+def _own(layer: Any) -> dict[str, Any]:
+    """What a layer says of itself, its role at least."""
+    return {"role": "", **layer.metadata.get("napari_xai", {})}
