@@ -20,7 +20,7 @@ Sign: TypeAlias = Literal["both", "positive", "negative"]
 SIGNS: tuple[Sign, ...] = get_args(Sign)
 COLORMAPS = ("red-blue", "RdBu_r", "coolwarm", "seismic", "PuOr_r", "PiYG_r")
 ROOM = 1.25  # the limit over the threshold, at least: colours need a range to differ in
-FAINTEST = 1e-6  # of the largest magnitude: a limit
+STEPS = 1025  # colours of a map: as fine as the 1024 that the viewer's shader looks up, and zero is one of them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,9 +89,14 @@ class Look:
 
     @property
     def colors(self) -> npt.NDArray[np.float64]:
-        """RGBA of relevance from -limit to limit: transparent below the threshold, and where the sign is left out."""
-        table = self.display.table()
-        middle = len(table) // 2
+        """RGBA of relevance from -limit to limit: transparent below the threshold, and where the sign is left out.
+
+        The viewer interpolates between these steps: those beside zero are transparent whatever the threshold, else
+        nothing at all would shine faintly.
+        """
+        table = self.display.table(STEPS)
+        middle = STEPS // 2
+        table[middle - 1 : middle + 2, 3] = 0
         if self.sign == "positive":
             table[:middle, 3] = 0
         elif self.sign == "negative":
