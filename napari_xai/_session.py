@@ -164,6 +164,10 @@ class Session:
         """Remember a model that was loaded."""
         self._loaded[path] = explainer
 
+    def path_of(self, explainer: Explainer) -> Path | None:
+        """Where a model was loaded from; None if it was not loaded here."""
+        return next((path for path, loaded in self._loaded.items() if loaded is explainer), None)
+
     def job(self, scan: Volume, region: Volume | None = None, volumes: Mapping[str, Volume] | None = None) -> Job:
         """The run that was asked for; the method's settings may name `volumes`, or else files.
 

@@ -1,24 +1,26 @@
-"""The dock widget "Explain", which opens at once and loads what it needs in the background."""
+"""Dock widgets, which open at once and load what they need in the background."""
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from qtpy.QtCore import QEvent, Qt
-from qtpy.QtWidgets import QLabel, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QLabel, QSizePolicy, QVBoxLayout, QWidget
 
 from napari_xai._task import Task
 
 if TYPE_CHECKING:
     import napari
 
-__all__ = ["ExplainWidget"]
+__all__ = ["CompareWidget", "Dock", "ExplainWidget", "InsideWidget", "RelevanceWidget", "ReportWidget"]
 
 
-class ExplainWidget(QWidget):  # type: ignore[misc]
-    """Scan, model, method and question in; relevance layers out.
+class Dock(QWidget):  # type: ignore[misc]
+    """A place for the `Panel` of a module, which appears when the module is there.
 
-    PyTorch and MONAI take seconds to import: they do so in a thread, and `panel` appears when they are there.
+    PyTorch and MONAI take seconds to import: they do so in a thread.
     """
+
+    module: ClassVar[str]
 
     def __init__(self, napari_viewer: "napari.viewer.Viewer") -> None:
         super().__init__()
@@ -30,7 +32,7 @@ class ExplainWidget(QWidget):  # type: ignore[misc]
         self._label.setWordWrap(True)
         layout = QVBoxLayout(self)
         layout.addWidget(self._label)
-        Task("Loading PyTorch and MONAI", lambda _: import_module("napari_xai._panel"), ended=self._open, parent=self)
+        Task("Loading PyTorch and MONAI", lambda _: import_module(self.module), ended=self._open, parent=self)
 
     def _open(self, loaded: Any) -> None:
         if isinstance(loaded, Exception):
@@ -39,10 +41,41 @@ class ExplainWidget(QWidget):  # type: ignore[misc]
         self.layout().removeWidget(self._label)
         self._label.deleteLater()
         self.panel = loaded.Panel(self._viewer)
-        self.layout().insertWidget(0, self.panel)  # above the stretch that napari has added
+        grows = self.panel.sizePolicy().verticalPolicy() == QSizePolicy.Policy.Expanding
+        self.layout().insertWidget(0, self.panel, 100 * grows)  # above the stretch that napari has added
 
     def event(self, event: QEvent) -> bool:
         """Stop the work when the dock is closed: its result would have nowhere to go."""
         if event.type() == QEvent.Type.ParentChange and self.parent() is None and self.panel is not None:
             self.panel.cancel()
         return bool(super().event(event))
+
+
+class ExplainWidget(Dock):
+    """Scan, model, method and question in; relevance layers out."""
+
+    module = "napari_xai._panel"
+
+
+class RelevanceWidget(Dock):
+    """How a relevance map is shown, what lies under the cursor, and where its relevance lies."""
+
+    module = "napari_xai._look_dock"
+
+
+class ReportWidget(Dock):
+    """Pictures, reports, DICOM and scripts of a map that was made in this window."""
+
+    module = "napari_xai._report_dock"
+
+
+class CompareWidget(Dock):
+    """Maps of one scan side by side, how far they agree, and the controls beside them."""
+
+    module = "napari_xai._compare_dock"
+
+
+class InsideWidget(Dock):
+    """The layers of the model, and what any of them puts out for the scan."""
+
+    module = "napari_xai._inside_dock"

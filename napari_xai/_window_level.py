@@ -8,10 +8,11 @@ import numpy as np
 
 from xai_io import CT_WINDOWS, Volume, display_window
 
-__all__ = ["drag", "dragged", "presets", "reset", "uppermost"]
+__all__ = ["drag", "dragged", "presets", "reset", "set_window", "uppermost"]
 
 DOUBLE = 200.0  # pixels of a drag to the right that make the window twice as wide
 WHOLE = 400.0  # pixels of a drag downwards that move the level by the window's width
+SAMPLED = 2_000_000  # voxels that percentiles are read from
 RIGHT = 2  # the button, as vispy numbers them
 
 _BEFORE: "WeakKeyDictionary[Any, tuple[float, float]]" = WeakKeyDictionary()  # layer -> its window before any drag
@@ -26,12 +27,14 @@ def presets(data: Any, own: Mapping[str, Any]) -> dict[str, tuple[float, float]]
     """
     if own.get("units") == "HU":
         return {name: (level - width / 2, level + width / 2) for name, (level, width) in CT_WINDOWS.items()}
-    scan = Volume(np.asarray(data)[None], np.eye(4), own.get("units", ""))
-    step = max(1, round((scan.data.size / 2_000_000) ** (1 / 3)))
-    sample = scan.data[0, ::step, ::step, ::step]
-    low, high = (float(x) for x in np.percentile(sample, (0.5, 99.5)))
-    found = {"usual": display_window(scan), "0.5 to 99.5 %": (low, high)}
-    found["all values"] = (float(scan.data.min()), float(scan.data.max()))
+    step = max(1, round((data.size / SAMPLED) ** (1 / 3)))
+    sample = np.asarray(data[::step, ::step, ::step])
+    found = {"usual": display_window(Volume(sample[None], np.eye(4)))}
+    for share in (0.5, 2):
+        low, high = (float(x) for x in np.percentile(sample, (share, 100 - share)))
+        found[f"{share:g} to {100 - share:g} % of the values"] = (low, high)
+    if own.get("units") == "SUVbw":
+        found |= {f"SUV 0 to {most}": (0.0, float(most)) for most in (5, 10, 20)}
     return {name: window for name, window in found.items() if window[0] < window[1]}
 
 

@@ -126,3 +126,73 @@ def test_dragging_with_the_right_button_changes_window_and_level(viewer, qtbot):
     assert viewer.scene.camera.zoom == zoom
     events.mouse_double_click(pos=(400, 200), **moved)
     assert tuple(layer.contrast_limits) == before
+
+
+def test_presets_suit_the_scan_that_is_seen(viewer, qtbot):
+    _, widget = viewer.window.add_plugin_dock_widget("napari-xai", "Window and level")
+    assert not widget.preset.isEnabled()
+    assert widget.preset.toolTip() == "Open a scan first."
+    values = np.random.default_rng(0).normal(0, 300, (1, 12, 12, 12)).astype(np.float32)
+    viewer.add_layer(Layer.create(*scan_layers(Volume(values, np.eye(4), units="HU", modality="CT"))[0]))
+    (layer,) = viewer.layers
+    assert widget.preset.currentText() == "Soft tissue"
+    widget.preset.setCurrentText("Lung")
+    widget.preset.activated.emit(widget.preset.currentIndex())
+    assert tuple(layer.contrast_limits) == (-1350, 150)
+    assert (widget.level.value(), widget.width_.value()) == (-600, 1500)
+    widget.level.setValue(-500)
+    assert tuple(layer.contrast_limits) == (-1250, 250)
+    assert widget.preset.currentIndex() == -1
+
+
+def test_a_report_is_previewed_exported_and_copied_as_a_script(viewer, qtbot, classifier, scan_file, tmp_path):
+    import methods3d
+    from napari_xai._reader import read
+    from napari_xai._session import Job
+    from napari_xai._workplace import Result, workplace
+    from napari_xai.explainer import Explainer
+    from xai_io import read_volume
+
+    _, widget = viewer.window.add_plugin_dock_widget("napari-xai", "Report")
+    qtbot.waitUntil(lambda: widget.panel is not None, timeout=30_000)
+    panel = widget.panel
+    assert not panel.export_button.isEnabled()
+    assert panel.export_button.toolTip().startswith("Explain something first")
+
+    place = workplace(viewer)
+    explainer = Explainer.of(classifier, device="cpu")
+    place.session.keep(classifier, explainer)
+    job = Job(explainer, read_volume(scan_file), methods3d.LRP(), None, None, None)
+    (layer,) = read(str(scan_file))
+    viewer.add_layer(Layer.create(*layer))
+    place.add(Result(job, job(methods3d.silent), layer[1]["metadata"]["napari_xai"]["scan"]))
+    qtbot.waitUntil(lambda: panel._reasons != {}, timeout=20_000)
+    assert not panel.picture.pixmap().isNull()
+    assert not panel.exports["pm"].isEnabled()
+    assert "DICOM" in panel.exports["pm"].toolTip()
+    assert panel.exports["pdf"].isEnabled()
+
+    viewer.layers[0].contrast_limits = (10, 60)
+    panel.planes["sagittal"].setChecked(False)
+    panel.through.setCurrentIndex(1)
+    assert panel.display.window == (10, 60)
+    assert panel.display.planes == ("axial", "coronal")
+    assert panel.display.centre is not None
+    panel.folder.setText(str(tmp_path / "out"))
+    panel.exports["zarr"].setChecked(True)
+    panel.export_button.click()
+    qtbot.waitUntil(lambda: panel._saving is None, timeout=30_000)
+    assert said("error") == []
+    assert {"report.html", "relevance.ome.zarr", "montage.png", "provenance.json"} <= {
+        path.name for path in (tmp_path / "out").iterdir()
+    }
+    panel.export_button.click()
+    qtbot.waitUntil(lambda: panel._saving is None, timeout=30_000)
+    assert "holds provenance.json" in said("error")[0]
+
+    panel.identity.setChecked(True)
+    assert panel._warning.isVisible()
+    panel.python_button.click()
+    assert f"explain(\n    {str(scan_file)!r}" in QApplication.clipboard().text()
+    panel.shell_button.click()
+    assert QApplication.clipboard().text().startswith("napari-xai explain ")

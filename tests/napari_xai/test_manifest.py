@@ -81,7 +81,10 @@ def test_readers_sniff_and_never_raise(tmp_path):
 
 def test_names_are_what_users_read():
     contributions = manifest().contributions
-    assert [widget.display_name for widget in contributions.widgets] == ["Explain"]
+    widgets = [widget.display_name for widget in contributions.widgets]
+    assert widgets[0] == "Explain"
+    assert len({*widgets}) == len(widgets)
+    assert all(re.fullmatch(r"[A-Z][a-z ]+", name) for name in widgets), widgets
     for command in contributions.commands:
         assert re.fullmatch(r"[A-Z][\w ]+", command.title), command.title
-    assert all(".nii.gz" in writer.filename_extensions for writer in contributions.writers)
+    assert {".nii.gz", ".nii"} <= {end for writer in contributions.writers for end in writer.filename_extensions}
