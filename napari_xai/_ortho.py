@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from napari_xai.layers import AXES, WORLD
 
-__all__ = ["PLANES", "Grid", "Plane", "base", "colored", "painted", "patient_mm", "position", "shown_layers"]
+__all__ = ["PLANES", "Grid", "Plane", "Seen", "base", "colored", "painted", "patient_mm", "position", "shown_layers"]
 
 STEPS = 1024  # of a colour table
 DIAGONAL = 1e-6  # of a voxel
@@ -92,6 +92,17 @@ class Grid:
         """Where voxels, or what lies between them, are in the world."""
         x, y, z = np.asarray(index, dtype=np.float64) * self.spacing + self.origin
         return float(x), float(y), float(z)
+
+
+class Seen:
+    """A layer that is painted otherwise than the viewer shows it: some of its attributes have other values."""
+
+    def __init__(self, layer: Any, **changes: Any) -> None:
+        self._layer, self._changes = layer, changes
+
+    def __getattr__(self, name: str) -> Any:
+        """The layer's own, unless it was changed."""
+        return self._changes[name] if name in self._changes else getattr(self._layer, name)
 
 
 def base(layers: Iterable[Any]) -> Any | None:

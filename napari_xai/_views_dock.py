@@ -11,21 +11,19 @@ from typing import TYPE_CHECKING, Any
 from napari.layers import Layer
 from napari.utils.notifications import show_error, show_info
 from qtpy.compat import isalive
-from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QBoxLayout, QLabel, QPushButton, QVBoxLayout, QWidget
 
-from napari_xai._ortho import PLANES, Grid, base, is_volume, painted, patient_mm, position, shown_layers
+from napari_xai._ortho import PLANES, Grid, Seen, base, painted, patient_mm, position, shown_layers
 from napari_xai._pane import Pane
 from napari_xai._surface import Surface, shown_from, surface, surface_layers
 from napari_xai._task import Task
+from napari_xai._watch import Watch, go, go_in, go_on
 
 if TYPE_CHECKING:
     import napari
 
 __all__ = ["Views"]
 
-LOOKS = ("visible", "opacity", "blending", "affine", "scale", "translate", "set_data")
-COLORS = ("colormap", "contrast_limits", "gamma", "selected_label", "show_selected_label", "paint", "labels_update")
 FAINT = 0.5  # opacity of the scan around a surface
 
 
@@ -42,10 +40,7 @@ class Views(QWidget):  # type: ignore[misc]
         self.position = QLabel()
         self.solid = QPushButton()
         self._lay_out()
-        self._redraw = QTimer(self)  # however many things change at once, there is one picture
-        self._redraw.setSingleShot(True)
-        self._redraw.setInterval(0)
-        self._redraw.timeout.connect(self.redraw)
+        self._watch = Watch(napari_viewer, self)
         self._connect()
         self._follow_layers()
 
@@ -53,9 +48,9 @@ class Views(QWidget):  # type: ignore[misc]
 
     def redraw(self) -> None:
         """Paint the planes as the viewer shows its layers now."""
-        if not isalive(self) or not self.isVisible():
+        if not self.isVisible():
             return
-        layers = [In2D(layer, self._before.get(layer, {})) for layer in self._viewer.layers]
+        layers = [Seen(layer, **self._before.get(layer, {})) for layer in self._viewer.layers]
         lowest = base(layers)
         self._grid = None if lowest is None else Grid.of(lowest)
         if self._grid is None or lowest is None:
@@ -149,48 +144,24 @@ class Views(QWidget):  # type: ignore[misc]
         """Put the crosshair where the pane was clicked."""
         if self._grid is None:
             return
-        index = list(self._grid.index(self._viewer.dims.point))
-        index[pane.plane.rows], index[pane.plane.columns] = row, column
-        self._go(self._grid.point(index))
+        go_in(self._viewer, self._grid, pane.plane, row, column)
 
     def _scroll(self, pane: Pane, step: int) -> None:
         if self._grid is None:
             return
-        voxel = list(self._grid.voxel(self._viewer.dims.point))
-        axis = pane.plane.axis
-        point = list(self._viewer.dims.point[-3:])
-        voxel[axis] = min(max(voxel[axis] + step, 0), self._grid.shape[axis] - 1)
-        point[axis] = self._grid.point(voxel)[axis]
-        self._go(tuple(point))
-
-    def _go(self, point: tuple[float, ...]) -> None:
-        last = self._viewer.dims.ndim
-        self._viewer.dims.set_point(list(range(last - 3, last)), list(point))
+        go_on(self._viewer, self._grid, pane.plane, step)
 
     def _dragged(self, viewer: Any, event: Any) -> Any:
         """With Shift, the crosshair follows the mouse in the viewer's own picture."""
         if "Shift" not in event.modifiers or viewer.dims.ndisplay != 2 or not isalive(self):
             return
         while event.type in ("mouse_press", "mouse_move"):
-            self._go(tuple(event.position[-3:]))
+            go(viewer, tuple(event.position[-3:]))
             yield
 
-    def _follow_layers(self, event: Any = None) -> None:
-        if not isalive(self):
-            return
-        for layer in self._viewer.layers:
-            if is_volume(layer):
-                for name in (*LOOKS, *COLORS):
-                    emitter = getattr(layer.events, name, None)
-                    if emitter is not None:
-                        emitter.connect(self._soon)  # once only, however often it is asked for
+    def _follow_layers(self) -> None:
         self._before = {layer: was for layer, was in self._before.items() if layer in self._viewer.layers}
         self._update()
-        self._soon()
-
-    def _soon(self, event: Any = None) -> None:
-        if isalive(self):
-            self._redraw.start()
 
     def _update(self, event: Any = None) -> None:
         if not isalive(self):
@@ -211,7 +182,7 @@ class Views(QWidget):  # type: ignore[misc]
     def showEvent(self, event: Any) -> None:  # noqa: N802 - Qt's
         """Catch up with what happened unseen."""
         super().showEvent(event)
-        self._soon()
+        self._watch.soon()
 
     def resizeEvent(self, event: Any) -> None:  # noqa: N802 - Qt's
         """Beside each other where there is width, below each other where there is height."""
@@ -237,23 +208,11 @@ class Views(QWidget):  # type: ignore[misc]
             pane.picked.connect(partial(self._move, pane))
             pane.scrolled.connect(partial(self._scroll, pane))
         self.solid.clicked.connect(self.show_solid)
-        self._viewer.dims.events.point.connect(self._soon)
+        self._watch.looks.connect(self.redraw)
+        self._watch.layers.connect(self._follow_layers)
         self._viewer.dims.events.ndisplay.connect(self._turn)
         self._viewer.mouse_drag_callbacks.append(self._dragged)
-        for event in ("inserted", "removed", "reordered"):
-            getattr(self._viewer.layers.events, event).connect(self._follow_layers)
         self._viewer.layers.selection.events.active.connect(self._update)
-
-
-class In2D:
-    """A layer as it is seen in 2D, while the viewer shows it otherwise in 3D."""
-
-    def __init__(self, layer: Any, was: dict[str, Any]) -> None:
-        self._layer, self._was = layer, was
-
-    def __getattr__(self, name: str) -> Any:
-        """What was changed is as it was."""
-        return self._was[name] if name in self._was else getattr(self._layer, name)
 
 
 def _say(error: Exception) -> None:

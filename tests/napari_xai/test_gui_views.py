@@ -122,3 +122,81 @@ def test_relevance_is_seen_as_surfaces_and_back(viewer, qtbot, scan):
     assert (image.opacity, layer.visible) == (1, True)
     assert not any(one.visible for one in solids)
     assert not errors()
+
+
+@pytest.fixture
+def compare(viewer, qtbot):
+    from qtpy.QtWidgets import QApplication
+
+    widget = opened(viewer, qtbot, "Compare")
+    qtbot.waitUntil(lambda: widget.panel is not None, timeout=30_000)
+    yield widget.panel
+    widget.panel.cancel()
+    qtbot.waitUntil(lambda: widget.panel._task is None and not widget.panel._latest.busy, timeout=20_000)
+    QApplication.processEvents()
+
+
+def test_maps_are_compared_side_by_side(viewer, compare, qtbot, scan):
+    assert "Tick two maps" in compare.said.text()
+    assert "run a method first" in next(iter(compare.controls.values())).toolTip()
+    values = two_balls(scan)
+    mapped(viewer, scan, values, "one: why")
+    mapped(viewer, scan, -10 * values, "other: why")
+    qtbot.waitUntil(lambda: compare.comparison is not None, timeout=10_000)
+    (pair,) = compare.comparison.pairs
+    assert (pair.rank, pair.magnitude, pair.overlap) == (pytest.approx(-1), pytest.approx(1), 1)
+    assert [compare.table.item(0, n).text() for n in range(1, 4)] == ["-1.00", "1.00", "1.00"]
+    assert "By chance" in compare.said.text()
+
+    peak = np.argwhere(viewer.layers[1].data == 1)[0]
+    viewer.dims.set_point([0, 1, 2], viewer.layers[1].data_to_world(peak))
+    other, one = compare.panes
+    qtbot.waitUntil(lambda: one.picture is not None and one._note.startswith(f"{peak[0] + 1} /"), timeout=3000)
+    qtbot.wait(50)
+
+    def redness():
+        row, column = peak[1:]
+        return [int(pane.picture[row, column, 0]) - int(pane.picture[row, column, 2]) for pane in (one, other)]
+
+    full = redness()
+    assert full[0] > 50 > -50 > full[1]
+    compare.scale.setCurrentIndex(compare.scale.findData("common"))
+    assert one._note.endswith("± 10")
+    assert redness()[0] < full[0]  # a tenth of the other map's limit
+    one.picked.emit(3.0, 4.0)
+    assert viewer.dims.point[1:] == pytest.approx(viewer.layers[1].data_to_world((0, 3, 4))[1:])
+
+    qtbot.mouseClick(compare.subtract_button, Qt.MouseButton.LeftButton)
+    found = viewer.layers[-1]
+    assert found.name == "other: why / 10 - one: why / 1"
+    assert found.data[tuple(peak)] == pytest.approx(-2)
+    assert np.allclose(found.affine.affine_matrix, viewer.layers[0].affine.affine_matrix)
+    compare.choose([])
+    assert not compare.subtract_button.isEnabled()
+    assert not errors()
+
+
+def test_a_control_is_one_click_away(viewer, compare, qtbot, scan, classifier):
+    from methods3d import RandomMap, Saliency
+    from napari_xai._session import Job
+    from napari_xai._workplace import Result, workplace
+    from napari_xai.explainer import Explainer
+
+    job = Job(Explainer.of(classifier, device="cpu"), scan, Saliency(), 1, 0, None)
+    explanation = job(lambda *_: None)
+    result = Result(job, explanation, "")
+    layer = mapped(viewer, scan, explanation.relevance.data, "saliency: why", map=result.key)
+    own = viewer.layers[0].metadata["napari_xai"]["scan"]
+    workplace(viewer).add(Result(job, explanation, own, result.key))
+    button = compare.controls[RandomMap]
+    assert button.isEnabled(), button.toolTip()
+    qtbot.mouseClick(button, Qt.MouseButton.LeftButton)
+    assert not button.isEnabled()
+    qtbot.waitUntil(lambda: compare._task is None, timeout=30_000)
+    qtbot.waitUntil(lambda: compare.comparison is not None, timeout=10_000)
+    control = viewer.layers[-1]
+    assert control.name == f"random: {explanation.question}"
+    assert compare.chosen == [control, layer]
+    assert abs(compare.comparison.pairs[0].rank) < 0.5
+    assert len(workplace(viewer).results) == 2
+    assert not errors()
