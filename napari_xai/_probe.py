@@ -119,4 +119,4 @@ def _probabilities(result: Result) -> Mapping[str, float]:
 
 def _percent(value: float) -> str:
     """With as many digits as tell the topmost voxels apart."""
-    return f"{value:.1f}" if value < 99.9 else f"{value:.3f}"
+    return f"{value:.1f}" if value < 99.9 else f"{value:.3f}" if value < 99.9995 else "above 99.999"
