@@ -94,6 +94,24 @@ def relevance_layers(relevance: Volume, name: str, record: Mapping[str, Any]) ->
     ]
 
 
+def activation_layers(activation: Volume, names: Sequence[str], **own: Any) -> list[LayerData]:
+    """What a model's layer puts out, an image over the scan for each channel; only the first is visible."""
+    made = []
+    for n, (name, values) in enumerate(zip(names, activation.data, strict=True)):
+        low, high = (float(value) for value in np.percentile(values, (0.5, 99.5)))
+        options = {
+            "name": name,
+            "colormap": "inferno",
+            "contrast_limits": (low, high if high > low else low + 1),
+            "blending": "translucent_no_depth",
+            "opacity": 0.7,
+            "visible": n == 0,
+            **placed(activation.with_data(values[None]), role="activation", **own),
+        }
+        made.append((_turned(activation, values), options, "image"))
+    return made
+
+
 def placed(volume: Volume, **more: Any) -> dict[str, Any]:
     """Where a volume lies in napari's world: affine, units, axis labels; its own grid in the metadata.
 

@@ -200,3 +200,40 @@ def test_a_control_is_one_click_away(viewer, compare, qtbot, scan, classifier):
     assert abs(compare.comparison.pairs[0].rank) < 0.5
     assert len(workplace(viewer).results) == 2
     assert not errors()
+
+
+def test_a_layer_is_looked_into(viewer, qtbot, scan, classifier):
+    from napari_xai._workplace import workplace
+    from napari_xai.explainer import Explainer
+
+    inside = opened(viewer, qtbot, "Look inside")
+    qtbot.waitUntil(lambda: inside.panel is not None, timeout=30_000)
+    panel = inside.panel
+    assert panel.list_button.toolTip() == "Open a scan first."
+    viewer.add_layer(Layer.create(*scan_layers(scan, "scan")[0]))
+    assert "Choose a model" in panel.list_button.toolTip()
+    session = workplace(viewer).session
+    session.model = classifier
+    session.keep(classifier, Explainer.of(classifier, device="cpu"))
+    panel._update()
+    qtbot.mouseClick(panel.list_button, Qt.MouseButton.LeftButton)
+    qtbot.waitUntil(lambda: panel._task is None, timeout=20_000)
+    assert panel.tree.topLevelItem(0).text(0) == "features"
+    panel.filter.setText("transition conv")
+    (item,) = panel.tree.findItems("conv", Qt.MatchFlag.MatchRecursive)
+    assert (item.text(1), item.text(2).count("×")) == ("6", 2)
+
+    panel.channels.setText("0, 77")
+    panel.tree.setCurrentItem(item)
+    panel.show_activations()
+    assert "choose 0 to 5" in errors()[-1]
+    panel.channels.setText("0, 2")
+    panel.tree.itemDoubleClicked.emit(item, 0)
+    qtbot.waitUntil(lambda: len(viewer.layers) == 3, timeout=20_000)
+    names = [layer.name for layer in viewer.layers]
+    assert names[1:] == ["features.transition1.conv: channel 2", "features.transition1.conv: channel 0"]
+    for layer in list(viewer.layers)[1:]:
+        assert np.allclose(layer.affine.affine_matrix, viewer.layers[0].affine.affine_matrix)
+        assert layer.data.shape == viewer.layers[0].data.shape
+    assert len(errors()) == 1
+    panel.cancel()
