@@ -34,7 +34,8 @@ class Outcome:
         own = self._marked(options, run) | {"names": dict(found.names)}
         options["metadata"]["napari_xai"] = own
         if not self._has(own):
-            self._viewer.add_layer(Layer.create(data, options | {"visible": visible}, kind))
+            layer = self._viewer.add_layer(Layer.create(data, options | {"visible": visible}, kind))
+            layer.contour = 1  # what is inside of it is what one wants to see
 
     def so_far(self, run: Run) -> None:
         """Show the map as it is by now, in one layer for the whole run."""

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from napari.qt.threading import create_worker
+from napari.utils.colormaps import DirectLabelColormap
 from qtpy.compat import isalive
 from qtpy.QtCore import QSignalBlocker, Qt, QTimer
 from qtpy.QtWidgets import QFileDialog, QMenu, QPushButton, QVBoxLayout, QWidget
@@ -19,11 +20,13 @@ from napari_xai._form import MethodForm
 from napari_xai._method_rows import MethodRows
 from napari_xai._outcome import Outcome
 from napari_xai._parts import add_row, combo, form, note, row
+from napari_xai._plan_dialog import PlanDialog
 from napari_xai._pointing import Pointing
 from napari_xai._question_rows import QuestionRows
 from napari_xai._queue import Run
 from napari_xai._run_rows import RunRows, say
 from napari_xai._session import Job
+from napari_xai._settings import recent_models, remember_model, running
 from napari_xai._task import Task
 from napari_xai._words import about, predicted, summary, words
 from napari_xai._workplace import workplace
@@ -65,12 +68,13 @@ class Panel(QWidget):  # type: ignore[misc]
         """Take a bundle folder or a model's file, and load it."""
         if self.runs.busy:
             return
-        if self.model.findData(str(path)) < 0:
-            self.model.addItem(path.name, str(path))
-            self.model.setItemData(self.model.count() - 1, str(path), Qt.ItemDataRole.ToolTipRole)
+        self._offer_model(path)
         self.model.setCurrentIndex(self.model.findData(str(path)))
         self.session.model = path
-        self.runs.start(f"Loading {path.name}", lambda _: _loaded(path), lambda found: self._model_loaded(path, found))
+        where = running()
+        self.runs.start(
+            f"Loading {path.name}", lambda _: _loaded(path, **where), lambda found: self._model_loaded(path, found)
+        )
 
     def predict(self) -> None:
         """Run the model alone, and show what it predicts."""
@@ -144,6 +148,8 @@ class Panel(QWidget):  # type: ignore[misc]
 
     def _model_loaded(self, path: Path, explainer: Explainer) -> None:
         self.session.keep(path, explainer)
+        if self.model.findData(str(path)) >= self._samples:
+            remember_model(path)
         self.question.name_classes(self.session.classes)
         self._choose_scan()
 
@@ -185,6 +191,15 @@ class Panel(QWidget):  # type: ignore[misc]
         session.target, session.against, session.why_not = asked.target, asked.against, asked.why_not
         self._update()
 
+    def _offer_model(self, path: Path) -> None:
+        if self.model.findData(str(path)) < 0:
+            self.model.addItem(path.name, str(path))
+            self.model.setItemData(self.model.count() - 1, str(path), Qt.ItemDataRole.ToolTipRole)
+
+    def _show_plan(self) -> None:
+        if self.session.model is not None:
+            PlanDialog(self.session.model, self).show()
+
     def _browse_folder(self) -> None:
         path = QFileDialog.getExistingDirectory(self, "Choose the folder of a MONAI bundle")
         if path:
@@ -207,7 +222,7 @@ class Panel(QWidget):  # type: ignore[misc]
 
     def _picked(self, scan: Scan, name: str, mask: Any) -> None:
         classes = {said: k for k, said in self.session.classes.items()}
-        self._add_region(scan, mask, f"this {name}", target=classes.get(name))
+        self._add_outline(scan, mask, f"this {name}", target=classes.get(name))
 
     def _point(self, position: Any) -> None:
         """Ask about a ball around a place."""
@@ -215,14 +230,19 @@ class Panel(QWidget):  # type: ignore[misc]
         if scan is not None:
             found = self._pointing.ball(scan.layers[0], position, wide)
             if found is not None:
-                self._add_region(scan, found, f"ball of {wide:g} mm")
+                self._add_outline(scan, found, f"ball of {wide:g} mm")
 
-    def _add_region(self, scan: Scan, mask: Any, name: str, target: int | None = None) -> Any:
+    def _add_region(self, scan: Scan, mask: Any, name: str, *, target: int | None = None, **look: Any) -> Any:
         options = placed(scan.volume, role="region", scan=scan.key)
-        layer = self._viewer.add_labels(mask, name=name, opacity=0.5, **options)
+        layer = self._viewer.add_labels(mask, name=name, opacity=0.5, **look, **options)
         asked = self.question
         asked.choose(target=asked.target if target is None else target, against=asked.against, labels=layer)
         return layer
+
+    def _add_outline(self, scan: Scan, mask: Any, name: str, target: int | None = None) -> None:
+        """A region that was pointed at, as a line through which the scan is seen."""
+        green = DirectLabelColormap(color_dict={None: "transparent", 1: "lime"})
+        self._add_region(scan, mask, name, target=target, colormap=green).contour = 1
 
     @property
     def _predicted(self) -> Any:
@@ -270,6 +290,10 @@ class Panel(QWidget):  # type: ignore[misc]
         self.model.setEnabled(not busy)
         self.model.setToolTip("The model can be changed when all runs have ended" if busy else "")
         self._more.setEnabled(not busy)
+        self._plan.setEnabled(self.session.model is not None)
+        self._plan.setToolTip(
+            "What the model is, and what will be done with it" if self.session.model else "Choose a model first."
+        )
         self.question.show_for(classifies=self.session.classifies, segments=self.session.segments)
         self.question.allow(scan=self._chosen is not None, prediction=self._predicted is not None)
         self._about_model.setText("" if explainer is None else about(explainer.loaded))
@@ -321,7 +345,9 @@ class Panel(QWidget):  # type: ignore[misc]
         self.runs, self.channels = RunRows(), ChannelRows()
         rows = form()
         add_row(rows, "Scan", self.scan)
-        add_row(rows, "Model", row(self.model, self._more))
+        self._plan = QPushButton("Plan")
+        self._plan.clicked.connect(self._show_plan)
+        add_row(rows, "Model", row(self.model, self._more, self._plan))
         rows.addRow(self._about_model)
         rows.addRow(self.channels)
         rows.addRow(self.runs.predict_button)
@@ -351,6 +377,9 @@ class Panel(QWidget):  # type: ignore[misc]
                 self.model.addItem(words(name), str(sample(place)))
             except FileNotFoundError:
                 continue
+        self._samples = self.model.count()
+        for path in recent_models():
+            self._offer_model(path)
         self.model.setPlaceholderText("Choose a model")
         self.model.setCurrentIndex(-1)
         self.scan.setPlaceholderText("No scan is open")
@@ -379,8 +408,8 @@ class Panel(QWidget):  # type: ignore[misc]
         self.choose_model(Path(self.model.currentData()))
 
 
-def _loaded(path: Path) -> Explainer:
+def _loaded(path: Path, **where: Any) -> Explainer:
     """A model, and what torch would else import in the midst of its first run."""
-    explainer = Explainer.of(path)
+    explainer = Explainer.of(path, **where)
     import_module("sympy")
     return explainer

@@ -55,7 +55,9 @@ def predicted(classes: Mapping[str, float], *, segments: bool) -> str:
     if segments:
         classes = {name: volume for name, volume in classes.items() if name.casefold() != "background"}
     most = sorted(classes.items(), key=lambda one: -one[1])
-    said = [f"{name} {number / 1000:.3g} ml" if segments else f"{name} {number:.1%}" for name, number in most[:MOST]]
+    said = [
+        f"{name} {number / 1000:.3g} ml" if segments else f"{name} {_share(number)}" for name, number in most[:MOST]
+    ]
     more = f", and {len(most) - MOST} others" if len(most) > MOST else ""
     return f"Predicted: {', '.join(said)}{more}"
 
@@ -66,6 +68,11 @@ def sentence(error: Exception) -> str:
         return str(error)
     first = (str(error).splitlines() or [""])[0]
     return f"Something went wrong that was not expected: {type(error).__name__}{': ' if first else ''}{first}"
+
+
+def _share(number: float) -> str:
+    """A probability, which is never said to be certain."""
+    return "> 99.9%" if number > 0.9995 else "< 0.1%" if number < 0.0005 else f"{number:.1%}"
 
 
 def _upper(text: str) -> str:
