@@ -5,17 +5,19 @@ from typing import TYPE_CHECKING, Any
 
 from napari.utils.notifications import show_error, show_info
 from qtpy.compat import isalive
-from qtpy.QtCore import QSignalBlocker, Qt, QTimer
+from qtpy.QtCore import QSignalBlocker, QSize, Qt, QTimer
 from qtpy.QtGui import QPixmap
 from qtpy.QtWidgets import (
     QApplication,
     QCheckBox,
+    QDialog,
     QFileDialog,
     QGridLayout,
     QGroupBox,
     QLabel,
     QLineEdit,
     QPushButton,
+    QScrollArea,
     QSizePolicy,
     QVBoxLayout,
     QWidget,
@@ -26,6 +28,7 @@ from napari_xai._ortho import patient_mm, position
 from napari_xai._parts import add_row, combo, form, note, row
 from napari_xai._report import GROUPED, IDENTIFIES, Report, preview, why_not
 from napari_xai._script import Recipe
+from napari_xai._settings import keeps_identity
 from napari_xai._task import Task
 from napari_xai._words import sentence
 from napari_xai._workplace import Result, workplace
@@ -51,6 +54,7 @@ class Picture(QLabel):  # type: ignore[misc]
         self.setAlignment(Qt.AlignmentFlag.AlignCenter)
         self.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
         self.setMinimumHeight(160)
+        self.setToolTip("Click to see it in full size")
 
     def show_png(self, png: bytes) -> None:
         """Show it."""
@@ -61,6 +65,21 @@ class Picture(QLabel):  # type: ignore[misc]
         """Fit it into the new width."""
         super().resizeEvent(event)
         self._fit()
+
+    def mousePressEvent(self, event: Any) -> None:  # noqa: N802 - Qt's name
+        """Show it in full size."""
+        if self._whole.isNull():
+            return
+        window = QDialog(self)
+        window.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+        window.setWindowTitle("What exports show")
+        whole = QLabel()
+        whole.setPixmap(self._whole)
+        around = QScrollArea()
+        around.setWidget(whole)
+        QVBoxLayout(window).addWidget(around)
+        window.resize(self._whole.size().boundedTo(self.screen().availableSize() * 0.9) + QSize(40, 40))
+        window.show()
 
     def _fit(self) -> None:
         if not self._whole.isNull():
@@ -79,6 +98,7 @@ class Panel(QWidget):  # type: ignore[misc]
         self._reasons: dict[str, str] = {}
         self._drawing: Task | None = None
         self._again = False
+        self._why = ""
         self._saving: Task | None = None
         self._lay_out()
         self._soon = QTimer(self, singleShot=True, interval=SOON)
@@ -118,6 +138,7 @@ class Panel(QWidget):  # type: ignore[misc]
         self.report.folder = Path(self.folder.text())
         self.report.centre = self._point() if self.through.currentIndex() == 1 else None
         self._warning.setVisible(self.report.keeps_identity)
+        self._here.setVisible(self.through.currentIndex() == 1)
         where = "" if self.report.centre is None else position(self.report.centre)
         self.through.setToolTip(where)
         self._update()
@@ -255,7 +276,8 @@ class Panel(QWidget):  # type: ignore[misc]
             said = why if button is self.export_button else only
             button.setEnabled(not said)
             button.setToolTip(said)
-        if why or self.result is None:
+        if why != self._why:  # what was written last stays
+            self._why = why
             self.status.setText(why)
 
     def _browse(self) -> None:
@@ -272,7 +294,7 @@ class Panel(QWidget):  # type: ignore[misc]
         self.picture, self.status, self._warning = Picture(), note(), note()
         self._warning.setText(f"⚠ {IDENTIFIES}")
         self.folder = QLineEdit(str(self.report.folder))
-        self._here = QPushButton("Take it anew")
+        self._here = QPushButton("Update")
         browse = QPushButton("Choose …")
         browse.clicked.connect(self._browse)
         rows = form()
@@ -283,6 +305,7 @@ class Panel(QWidget):  # type: ignore[misc]
         self.exports["html"].setChecked(True)
         groups = [self._group(title, names) for title, names in GROUPED.items()]
         self.identity = QCheckBox("Keep the patient's identity")
+        self.identity.setChecked(keeps_identity())
         self.overwrite = QCheckBox("Replace earlier results")
         below = form()
         add_row(below, "Folder", row(self.folder, browse))

@@ -196,3 +196,30 @@ def test_a_report_is_previewed_exported_and_copied_as_a_script(viewer, qtbot, cl
     assert f"explain(\n    {str(scan_file)!r}" in QApplication.clipboard().text()
     panel.shell_button.click()
     assert QApplication.clipboard().text().startswith("napari-xai explain ")
+
+
+def test_the_plan_of_a_model_and_the_settings_of_the_plugin(viewer, qtbot, segmenter, tmp_path):
+    from napari.settings import get_plugin_settings
+
+    from napari_xai._plan_dialog import PlanDialog
+    from napari_xai._settings import running
+
+    assert running() == {"device": "auto", "memory": None}
+    assert get_plugin_settings("napari-xai").results.keep_identity is False
+    asked = PlanDialog(segmenter, viewer.window._qt_window)
+    asked.show()
+    qtbot.waitUntil(lambda: asked.tree.topLevelItemCount() > 0, timeout=20_000)
+    rows = {
+        asked.tree.topLevelItem(n).text(0): asked.tree.topLevelItem(n) for n in range(asked.tree.topLevelItemCount())
+    }
+    classes = rows["Classes"]
+    assert [(classes.child(n).text(0), classes.child(n).text(1)) for n in range(2)] == [
+        ("0", "background"),
+        ("1", "lesion"),
+    ]
+    assert "windows of (16, 16, 16)" in rows["Runs over"].text(1)
+    asked.close()
+    gone = PlanDialog(tmp_path / "gone", viewer.window._qt_window)
+    qtbot.waitUntil(lambda: said("error") != [], timeout=20_000)
+    assert "does not exist" in said("error")[0]
+    gone.close()

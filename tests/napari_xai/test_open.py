@@ -1,6 +1,7 @@
 """What a dropped folder leaves open, how the patient lies on the canvas, windows, and records beside maps. No Qt."""
 
 import json
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -11,6 +12,7 @@ from napari_xai import _open
 from napari_xai._orientation import edges, ends
 from napari_xai._reader import get_reader, read
 from napari_xai._record import record_beside, record_place
+from napari_xai._settings import keeps_identity, recent_models, remember_model, running
 from napari_xai._window_level import dragged, presets
 from napari_xai._writer import write_layer
 from napari_xai.layers import placed, relevance_layers, scan_layers
@@ -237,3 +239,36 @@ def test_a_scan_layer_is_written_without_a_record(scan, tmp_path):
     ((data, options, _),) = scan_layers(scan)
     assert write_layer(str(tmp_path / "a.nii"), data, options) == [str(tmp_path / "a.nii")]
     assert not (tmp_path / "a.json").exists()
+
+
+# --- what was settled once --------------------------------------------------------------------
+
+
+def test_models_of_ones_own_are_remembered_the_latest_first(monkeypatch, tmp_path):
+    monkeypatch.setenv("NAPARI_XAI_CONFIG", str(tmp_path / "config"))
+    assert recent_models() == ()
+    models = [tmp_path / f"{n}.pt" for n in range(10)]
+    for path in models:
+        path.touch()
+        remember_model(path)
+    remember_model(models[5])
+    assert recent_models()[:2] == (models[5], models[9])
+    assert len(recent_models()) == 8
+    models[9].unlink()
+    assert models[9] not in recent_models()
+    (tmp_path / "config" / "recent.json").write_text("[")
+    assert recent_models() == ()
+    monkeypatch.setenv("NAPARI_XAI_CONFIG", str(models[0] / "no folder"))
+    remember_model(models[0])  # says nothing
+
+
+def test_settings_have_defaults_and_are_heeded(monkeypatch):
+    settings = pytest.importorskip("napari.settings")
+    found = {}
+    monkeypatch.setattr(settings, "get_plugin_settings", lambda name: found[name])
+    assert running() == {"device": "auto", "memory": None}  # napari does not know the plugin
+    assert keeps_identity() is False
+    where, results = SimpleNamespace(device="cpu", memory="4GiB"), SimpleNamespace(keep_identity=True)
+    found["napari-xai"] = SimpleNamespace(running=where, results=results)
+    assert running() == {"device": "cpu", "memory": "4GiB"}
+    assert keeps_identity() is True
