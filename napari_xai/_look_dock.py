@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from napari.layers import Labels
@@ -71,7 +72,7 @@ class Panel(QWidget):  # type: ignore[misc]
         self.scan: Any = None
         self.look: Look | None = None
         self.statistics: MapStatistics | None = None
-        self._mask: Any = None
+        self._masks: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()  # relevance layer -> labels that clip it
         self._painting = False
         self._at_cursor = False  # whether the probe looks there; else at the crosshair
         self._filter, self._measure = Latest(self, SOON), Latest(self, 0)
@@ -109,13 +110,10 @@ class Panel(QWidget):  # type: ignore[misc]
 
     def clip(self, labels: Any) -> None:
         """Show relevance only inside a labels layer; None is everywhere."""
-        if labels is not self._mask:
-            if self._mask is not None:
-                self._mask.events.disconnect(self._refilter)
-            self._mask = labels
-            if labels is not None:
-                for event in ("data", "paint"):  # replaced, or painted on
-                    getattr(labels.events, event).connect(self._refilter)
+        if self.layer is not None and labels is not self._mask:
+            self._hear_mask(False)
+            self._masks[self.layer] = labels
+            self._hear_mask(True)
             self._offer_labels()
             self._refilter()
 
@@ -172,6 +170,8 @@ class Panel(QWidget):  # type: ignore[misc]
         """The dock is closed: nothing that is under way is wanted any more, and the map itself is shown again."""
         for one in (self._filter, self._measure, self._list, self._tell, self._begin):
             one.drop()
+        if self._follow_mouse in self._viewer.mouse_move_callbacks:
+            self._viewer.mouse_move_callbacks.remove(self._follow_mouse)
         if self.layer is not None and self.layer in self._viewer.layers:
             show_values(self.layer, original(self.layer), "")
 
@@ -194,10 +194,11 @@ class Panel(QWidget):  # type: ignore[misc]
     def _choose(self, layer: Any) -> None:
         """Go over to another map; the one before stays as it is shown."""
         if self.layer is not None:
-            self.layer.events.data.disconnect(self._measure_map)
+            self.layer.events.data.disconnect(self._follow_data)
             self.layer.events.contrast_limits.disconnect(self._follow_limits)
+        self._hear_mask(False)
         self.layer, self.look, self.statistics = layer, None, None
-        self._mask = None
+        self._hear_mask(True)
         self.setEnabled(layer is not None)
         self.setToolTip(
             "" if layer is not None else "There is no relevance layer: explain a scan first, or open a map."
@@ -205,11 +206,23 @@ class Panel(QWidget):  # type: ignore[misc]
         self._choose_scan()
         if layer is None:
             return
-        layer.events.data.connect(self._measure_map)
+        layer.events.data.connect(self._follow_data)
         layer.events.contrast_limits.connect(self._follow_limits)
         self.look = self._known()
+        self.controls.in_canvas.setChecked(layer.colorbar.visible)
         self.use(self.look)
         self._measure_map()
+
+    @property
+    def _mask(self) -> Any:
+        """The labels layer that clips the chosen map, or None."""
+        return None if self.layer is None else self._masks.get(self.layer)
+
+    def _hear_mask(self, on: bool) -> None:
+        """Whether the map is clipped anew when its mask is replaced or painted on."""
+        for event in ("data", "paint") if self._mask is not None else ():
+            emitter = getattr(self._mask.events, event)
+            (emitter.connect if on else emitter.disconnect)(self._refilter)
 
     def _choose_scan(self) -> None:
         scan = None if self.layer is None else scan_under(self._viewer.layers, self.layer)
@@ -238,6 +251,12 @@ class Panel(QWidget):  # type: ignore[misc]
         return Display(window=window, limit=limit, threshold=0.1 * limit)
 
     # --- what others change -----------------------------------------------------------------
+
+    def _follow_data(self, event: Any = None) -> None:
+        """The map was filtered here, or replaced by a newer one, which is filtered in turn."""
+        if isalive(self) and self.layer.data is original(self.layer):
+            self._refilter()
+        self._measure_map()
 
     def _follow_limits(self) -> None:
         """napari's own slider was moved: the limit follows, and zero stays in the middle."""
@@ -282,7 +301,7 @@ class Panel(QWidget):  # type: ignore[misc]
 
         self._filter.ask("Filtering the map", work, then)
 
-    def _measure_map(self, event: Any = None) -> None:
+    def _measure_map(self) -> None:
         """Take the numbers of what is shown."""
         layer, values = self.layer, self.layer.data
 
@@ -378,7 +397,7 @@ class Panel(QWidget):  # type: ignore[misc]
         if self.statistics is None or self.layer is None:
             return
         axis = self._axis
-        title = f"|relevance| per slice, {self.layer.axis_labels[axis]}"
+        title = f"Relevance per slice, {self.layer.axis_labels[axis]}"
         self.curve.show_sums(self.statistics.positive[axis], self.statistics.negative[axis], title)
         self._show_slice()
 

@@ -98,7 +98,10 @@ class Task:
             self._timer.stop()
             self._timer.deleteLater()
             self._activity.close()
-            self._ended(outcome[0])
+            ended = self._ended
+            # napari's task manager never forgets a worker, and by it this: maps would stay in memory for ever.
+            del self._outcome, self._work, self._progressed, self._ended
+            ended(outcome[0])
 
 
 def _cancelled() -> "Cancelled":

@@ -154,10 +154,21 @@ def test_smoothing_and_clips_are_put_on_and_taken_off_again(viewer, panel, qtbot
     rest(panel, qtbot)
     assert np.array_equal(layer.data, np.where(labels.data > 0, map_, 0))
     panel.tabs.setCurrentIndex(1)
+    assert panel.export_button.isEnabled()
     assert panel.regions.regions[0].number == 1
+
+    # A newer map, as a run that goes on brings it, is clipped like the one before; each map has its own mask.
+    layer.data = newer = map_ + 1
+    rest(panel, qtbot)
+    assert np.array_equal(layer.data, np.where(labels.data > 0, newer, 0))
+    add(viewer, scan, relevance, "second")
+    assert panel.controls.mask.currentIndex() == 0
+    viewer.layers.selection.active = layer
+    assert panel.controls.mask.currentData() is labels
+
     viewer.layers.remove(labels)
     rest(panel, qtbot)
-    assert layer.data is map_
+    assert layer.data is newer
     assert panel.regions.regions == ()
     assert not panel.export_button.isEnabled()
 

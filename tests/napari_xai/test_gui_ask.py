@@ -1,0 +1,269 @@
+"""Asking in a real window: predict, pick, point, queue, see maps on their way; and nothing is kept for ever."""
+
+import gc
+import os
+import shutil
+import subprocess
+import time
+import weakref
+
+import numpy as np
+import pytest
+
+from methods3d import meter
+from napari_xai.layers import scan_layers
+
+napari = pytest.importorskip("napari", reason="needs the gui extra")
+from napari.layers import Layer  # noqa: E402
+from napari.utils.notifications import notification_manager  # noqa: E402
+from qtpy.compat import isalive  # noqa: E402
+from qtpy.QtCore import Qt, QTimer  # noqa: E402
+from qtpy.QtWidgets import QToolButton  # noqa: E402
+
+pytestmark = pytest.mark.gui
+LATE = 0.2  # seconds that the event loop may be held up, as in test_gui
+
+
+@pytest.fixture(scope="session", autouse=True)
+def display():
+    """A display: the one there is, or a virtual one, which ends when the last window's application does."""
+    if os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY") or os.name == "nt":
+        return
+    if shutil.which("Xvfb") is None:
+        pytest.skip("there is no display and no Xvfb")
+    read, write = os.pipe()
+    screen = ["-screen", "0", "1600x1000x24", "-nolisten", "tcp", "-terminate"]
+    subprocess.Popen(["Xvfb", "-displayfd", str(write), *screen], pass_fds=[write], stderr=subprocess.DEVNULL)
+    os.environ["DISPLAY"] = f":{os.read(read, 16).decode().strip()}"
+
+
+@pytest.fixture
+def viewer(make_napari_viewer):
+    notification_manager.records.clear()
+    viewer = make_napari_viewer(show=True)
+    viewer.window._qt_window.resize(900, 800)
+    return viewer
+
+
+@pytest.fixture
+def panel(viewer, qtbot):
+    _, widget = viewer.window.add_plugin_dock_widget("napari-xai", "Explain")
+    qtbot.waitUntil(lambda: widget.panel is not None, timeout=30_000)
+    yield widget.panel
+    if isalive(widget.panel):
+        widget.panel.cancel()
+        qtbot.waitUntil(lambda: not widget.panel.runs.busy, timeout=20_000)
+
+
+def show(viewer, scan, name="scan"):
+    return [viewer.add_layer(Layer.create(*layer)) for layer in scan_layers(scan, name)]
+
+
+def idle(panel, qtbot):
+    qtbot.waitUntil(lambda: not panel.runs.busy, timeout=60_000)
+
+
+def load(panel, qtbot, path):
+    panel.choose_model(path)
+    idle(panel, qtbot)
+
+
+def choose(panel, method, **settings):
+    panel.method.setCurrentIndex(panel.method.findData(method))
+    panel.form.set(**settings)
+
+
+def roles(viewer):
+    return [layer.metadata["napari_xai"]["role"] for layer in viewer.layers]
+
+
+def said(severity):
+    return [str(record.message) for record in notification_manager.records if str(record.severity) == severity]
+
+
+def click(viewer, layer, voxel):
+    """What a click on a voxel does."""
+    event = type("Event", (), {"position": layer.data_to_world(voxel), "type": "mouse_press"})()
+    for heard in list(viewer.mouse_drag_callbacks):
+        heard(viewer, event)
+
+
+def test_a_classifier_predicts_first_and_is_asked_why_not(viewer, panel, qtbot, classifier, scan):
+    assert "Open a scan first" in panel.predict_button.toolTip()
+    show(viewer, scan)
+    load(panel, qtbot, classifier)
+    assert "known after the prediction" in _estimate(panel, qtbot, "?")
+    qtbot.mouseClick(panel.predict_button, Qt.MouseButton.LeftButton)
+    idle(panel, qtbot)
+    assert roles(viewer) == ["scan"]
+    assert "Predicted: " in panel._prediction.text()
+    assert _estimate(panel, qtbot, "About").startswith("About 1 s, ")
+    assert "passes through the network" in panel.runs.estimate.toolTip()
+
+    predicted = panel.session.known.predicted
+    panel.question.choose(target=predicted, why_not=True)
+    assert not panel.run_button.isEnabled()
+    assert "is what is predicted" in panel.run_button.toolTip()
+    panel.question.choose(target=1 - predicted, why_not=True)
+    assert panel.question.sentence.text().startswith("Why is it not “")
+    choose(panel, "saliency")
+    qtbot.mouseClick(panel.run_button, Qt.MouseButton.LeftButton)
+    idle(panel, qtbot)
+    assert viewer.layers[-1].name.startswith("saliency: why not ")
+    assert panel.width() <= 350
+    assert said("error") == []
+
+
+def test_a_structure_is_picked_and_a_ball_is_pointed_at(viewer, panel, qtbot, segmenter, scan):
+    (shown,) = show(viewer, scan)
+    load(panel, qtbot, segmenter)
+    pick, point = panel.question._pick, panel.question._point
+    assert not pick.isEnabled()
+    assert "Press Predict first" in pick.toolTip()
+    qtbot.mouseClick(panel.predict_button, Qt.MouseButton.LeftButton)
+    idle(panel, qtbot)
+    prediction = viewer.layers[-1]
+    assert prediction.metadata["napari_xai"]["role"] == "prediction"
+    assert prediction.visible
+    where = tuple(np.argwhere(prediction.data == 1)[0])
+    qtbot.mouseClick(pick, Qt.MouseButton.LeftButton)
+    click(viewer, prediction, where)
+    qtbot.waitUntil(lambda: roles(viewer)[-1] == "region", timeout=10_000)
+    region = viewer.layers[-1]
+    assert not pick.isChecked()
+    assert region.name == "this lesion"
+    assert region.data[where] == 1
+    assert (prediction.data[region.data == 1] == 1).all()
+    assert panel.question.labels == region
+    assert panel.question.target == 1
+    assert panel.question.sentence.text() == "Why “Lesion” in “this lesion”?"
+
+    middle = tuple(n // 2 for n in shown.data.shape)
+    qtbot.mouseClick(pick, Qt.MouseButton.LeftButton)
+    qtbot.mouseClick(point, Qt.MouseButton.LeftButton)
+    assert not pick.isChecked()  # one click has one meaning
+    click(viewer, shown, middle)
+    assert panel.question.labels == viewer.layers[-1]
+    places = (np.argwhere(viewer.layers[-1].data) - middle) * np.linalg.norm(shown.affine.affine_matrix[:3, :3], axis=0)
+    assert 2 < np.linalg.norm(places, axis=1).max() <= 5
+    click(viewer, shown, middle)  # nobody waits for this one
+    assert len(viewer.layers) == 4
+    choose(panel, "saliency")
+    panel.run()
+    idle(panel, qtbot)
+    assert "in a region of" in viewer.layers[-1].name
+    assert roles(viewer).count("prediction") == 1  # it is not shown twice
+    panel.question._pick.setChecked(True)
+    click(viewer, shown, (0, 0, 10**6))
+    qtbot.waitUntil(lambda: said("error") != [], timeout=5000)
+    assert said("error") == ["Nothing is predicted there: click on a structure that the model predicts."]
+
+
+def test_runs_wait_for_their_turn_and_maps_appear_on_their_way(viewer, panel, qtbot, classifier, scan, monkeypatch):
+    monkeypatch.setattr(meter, "PARTIAL_EVERY", 0.2)
+    show(viewer, scan)
+    load(panel, qtbot, classifier)
+    choose(panel, "rise", samples=100_000)
+    panel.run()
+    qtbot.waitUntil(lambda: "so far" in roles(viewer), timeout=20_000)
+    (so_far,) = [layer for layer in viewer.layers if layer.name.startswith("so far")]
+    first = np.array(so_far.data)
+    clock = Clock()
+    qtbot.waitUntil(lambda: not np.array_equal(so_far.data, first), timeout=20_000)
+    qtbot.waitUntil(lambda: "left" in panel.status.text(), timeout=20_000)
+    assert clock.stop() < LATE
+    assert panel.run_button.text() == "Queue"
+    for method in ("saliency", "input-x-gradient", "guided-backprop"):
+        choose(panel, method)
+        qtbot.mouseClick(panel.run_button, Qt.MouseButton.LeftButton)
+    assert [run.title for run in panel.runs.queue][:2] == ["Saliency of scan", "Input × gradient of scan"]
+
+    def removers():
+        return [one for one in panel.runs._waiting.findChildren(QToolButton) if one.isVisible()]
+
+    qtbot.waitUntil(lambda: len(removers()) == 3, timeout=5000)
+    qtbot.mouseClick(removers()[1], Qt.MouseButton.LeftButton)
+    qtbot.mouseClick(panel.cancel_button, Qt.MouseButton.LeftButton)
+    idle(panel, qtbot)
+    names = [layer.name.split(":")[0] for layer in viewer.layers]
+    assert names == ["scan", "saliency", "guided-backprop"]
+    assert so_far not in viewer.layers
+
+    choose(panel, "rise", samples=100_000)
+    panel.run()
+    panel.run()
+    qtbot.waitUntil(lambda: panel.progress.value() > 0, timeout=20_000)
+    qtbot.mouseClick(panel.runs.cancel_all_button, Qt.MouseButton.LeftButton)
+    idle(panel, qtbot)
+    assert len(panel.runs.queue) == 0
+    assert panel.status.text() == "Cancelled; nothing was kept."
+    assert said("error") == []
+
+
+def test_efforts_are_settings(viewer, panel):
+    rows = panel.rows
+    choose(panel, "rise")
+    assert rows.effort.currentText() == "Usual"
+    rows.effort.setCurrentText("Fast look")
+    rows.effort.activated.emit(rows.effort.currentIndex())
+    assert panel.form.values["samples"] == 100
+    panel.form.set(samples=123)
+    assert rows.effort.currentText() == "Own settings"
+    choose(panel, "lrp")
+    assert not rows.effort.isVisibleTo(panel)
+
+
+def test_ten_runs_keep_nothing_that_was_removed(viewer, panel, qtbot, classifier, scan):
+    show(viewer, scan)
+    load(panel, qtbot, classifier)
+    choose(panel, "saliency")
+    gone = []
+    for _ in range(10):
+        panel.run()
+        idle(panel, qtbot)
+        (result,) = panel.workplace.results.values()
+        gone += [weakref.ref(result.explanation), weakref.ref(result.explanation.relevance.data)]
+        del result
+        viewer.layers.remove(viewer.layers[-1])
+        assert panel.workplace.results == {}
+    qtbot.wait(300)
+    gc.collect()
+    assert sum(one() is not None for one in gone) == 0
+
+
+def test_open_scans_become_the_channels_of_a_model(viewer, panel, qtbot, classifier, scan):
+    load(panel, qtbot, classifier)
+    loaded = panel.session.explainer.loaded
+    object.__setattr__(loaded, "in_channels", 2)
+    object.__setattr__(loaded, "channel_names", ("T1", "FLAIR"))
+    show(viewer, scan, "patient T1")
+    assert "Choose a scan for FLAIR" in panel.status.text()
+    assert not panel.run_button.isEnabled()
+    show(viewer, scan.with_data(scan.data + 1), "patient FLAIR")
+    assert panel.run_button.isEnabled(), panel.status.text()
+    assert panel._volume(panel._chosen).channels == 2
+    viewer.layers.remove(viewer.layers[-1])
+    assert "Choose a scan for FLAIR" in panel.run_button.toolTip()
+
+
+class Clock:
+    """How late the event loop comes to a timer that is due every 10 ms."""
+
+    def __init__(self):
+        self.latest, self._last = 0.0, time.perf_counter()
+        self._timer = QTimer()
+        self._timer.timeout.connect(self._tick)
+        self._timer.start(10)
+
+    def _tick(self):
+        now = time.perf_counter()
+        self.latest, self._last = max(self.latest, now - self._last - 0.01), now
+
+    def stop(self):
+        self._timer.stop()
+        return self.latest
+
+
+def _estimate(panel, qtbot, text):
+    qtbot.waitUntil(lambda: text in panel.runs.estimate.text(), timeout=10_000)
+    return panel.runs.estimate.text()
