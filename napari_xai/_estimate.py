@@ -8,6 +8,7 @@ from torch import Tensor
 
 from methods3d import Explainable, Method, Progress
 from methods3d.memory import PeakBytes, ran_out
+from methods3d.types import Volume5d
 from napari_xai.errors import ExplainError
 from napari_xai.explainer import Explainer
 from napari_xai.explanation import Prediction
@@ -49,7 +50,8 @@ class Known:
     classes : name -> probability, or predicted volume in mm3.
     segments : whether it is the latter.
     model, shape : as the methods see it, and the grid of its input.
-    seconds : of one pass.
+    seconds : of one pass by itself.
+    seconds_together : of one pass among several that run at once.
     forward : bytes that one pass takes without a graph.
     graph : bytes that one pass makes in all, which a graph keeps.
     volume : bytes of the input.
@@ -60,6 +62,7 @@ class Known:
     model: Explainable
     shape: tuple[int, int, int]
     seconds: float
+    seconds_together: float
     forward: int
     graph: int
     volume: int
@@ -84,7 +87,8 @@ class Known:
         taken = together * (self.graph if cost.backward else self.forward)
         if budget is not None:
             taken = max(min(taken, budget), taken // together)
-        return Estimate(passes, passes * self.seconds, taken + HELD * self.volume)
+        seconds = self.seconds if together == 1 else self.seconds_together
+        return Estimate(passes, passes * seconds, taken + HELD * self.volume)
 
 
 class _Made(PeakBytes):  # type: ignore[no-untyped-call]
@@ -106,11 +110,10 @@ def predict(explainer: Explainer, scan: Volume, progress: Progress) -> tuple[Kno
     started = time.perf_counter()
     with _Made() as memory:
         output = model.output(space.x, progress=progress)
-    seconds = time.perf_counter() - started
+    seconds = together = time.perf_counter() - started
     if seconds < SHORT:
-        started = time.perf_counter()
-        model.output(space.x)
-        seconds = time.perf_counter() - started
+        seconds = _seconds(model, space.x)
+        together = min(seconds, _seconds(model, space.x.repeat(TOGETHER, 1, 1, 1, 1)) / TOGETHER)
     _, _, i, j, k = space.x.shape
     windows = model.passes((i, j, k))
     batches = 1 if explainer.windows is None else -(-windows // explainer.windows.sw_batch_size)
@@ -121,11 +124,18 @@ def predict(explainer: Explainer, scan: Volume, progress: Progress) -> tuple[Kno
         model=model,
         shape=(i, j, k),
         seconds=seconds / windows,
+        seconds_together=together / windows,
         forward=memory.bytes,
         graph=max(memory.made // batches, memory.bytes),
         volume=space.x.nbytes,
     )
     return known, found
+
+
+def _seconds(model: Explainable, x: Volume5d) -> float:
+    started = time.perf_counter()
+    model.output(x)
+    return time.perf_counter() - started
 
 
 class Remaining:

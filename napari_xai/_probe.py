@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from napari_xai._map_statistics import MapStatistics
+from napari_xai._words import share
 from napari_xai._workplace import Result, Workplace
 from napari_xai.layers import to_ras
 from xai_io.pictures.slices import direction
@@ -45,7 +46,7 @@ class Probe:
             rank = "" if self.percentile is None else f" (percentile {_percent(self.percentile)})"
             said.append(f"relevance {self.relevance:+.3g}{rank}")
         said += [f"{layer}: {label}" for layer, label in self.labels.items()]
-        said += [", ".join(f"{name} {share:.1%}" for name, share in self.classes.items())] if self.classes else []
+        said += [", ".join(f"{name} {share(number)}" for name, number in self.classes.items())] if self.classes else []
         return " · ".join(said)
 
 

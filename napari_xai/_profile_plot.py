@@ -9,7 +9,7 @@ from qtpy.QtWidgets import QSizePolicy, QWidget
 __all__ = ["ProfilePlot"]
 
 RED, BLUE = QColor(232, 70, 40), QColor(60, 140, 255)
-HEIGHT = 76
+HEIGHT = 88
 
 
 class ProfilePlot(QWidget):  # type: ignore[misc]
@@ -61,7 +61,8 @@ class ProfilePlot(QWidget):  # type: ignore[misc]
         ink = self.palette().windowText().color()
         top, bottom = float(self._positive.max()), float(self._negative.min())
         span = (top - bottom) or 1.0
-        inside = QRectF(0, 4, self.width(), self.height() - 8)
+        line = painter.fontMetrics().lineSpacing()
+        inside = QRectF(0, line + 2, self.width(), self.height() - line - 6)
         zero = inside.top() + inside.height() * top / span
         wide = inside.width() / count
         for sums, color in ((self._positive, RED), (self._negative, BLUE)):
@@ -77,5 +78,5 @@ class ProfilePlot(QWidget):  # type: ignore[misc]
         here = (self._current + 0.5) * wide
         painter.setPen(QPen(ink, 1.5, Qt.PenStyle.DashLine))
         painter.drawLine(QPointF(here, inside.top()), QPointF(here, inside.bottom()))
-        painter.drawText(inside.adjusted(2, -2, -2, 0), Qt.AlignmentFlag.AlignTop, self._title)
+        painter.drawText(QRectF(2, 0, self.width() - 4, line), Qt.AlignmentFlag.AlignTop, self._title)
         painter.end()

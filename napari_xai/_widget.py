@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from qtpy.QtCore import QEvent, Qt
-from qtpy.QtWidgets import QLabel, QSizePolicy, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QLabel, QScrollArea, QSizePolicy, QVBoxLayout, QWidget
 
 from napari_xai._task import Task
 
@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     import napari
 
 __all__ = ["CompareWidget", "Dock", "ExplainWidget", "InsideWidget", "RelevanceWidget", "ReportWidget"]
+
+
+WIDTH, MARGIN = 380, 6  # pixels; the widest panel has room beside a scroll bar
 
 
 class Dock(QWidget):  # type: ignore[misc]
@@ -26,11 +29,12 @@ class Dock(QWidget):  # type: ignore[misc]
         super().__init__()
         self._viewer = napari_viewer
         self.panel: Any = None
-        self.setMinimumWidth(350)
+        self.setMinimumWidth(WIDTH)
         self._label = QLabel("Loading PyTorch and MONAI …")
         self._label.setAlignment(Qt.AlignmentFlag.AlignCenter)
         self._label.setWordWrap(True)
         layout = QVBoxLayout(self)
+        layout.setContentsMargins(MARGIN, MARGIN, MARGIN, MARGIN)
         layout.addWidget(self._label)
         Task("Loading PyTorch and MONAI", lambda _: import_module(self.module), ended=self._open, parent=self)
 
@@ -42,13 +46,23 @@ class Dock(QWidget):  # type: ignore[misc]
         self._label.deleteLater()
         self.panel = loaded.Panel(self._viewer)
         grows = self.panel.sizePolicy().verticalPolicy() == QSizePolicy.Policy.Expanding
-        self.layout().insertWidget(0, self.panel, 100 * grows)  # above the stretch that napari has added
+        self.layout().insertWidget(0, self.panel if grows else _scrolled(self.panel), 100)  # napari has added a stretch
 
     def event(self, event: QEvent) -> bool:
         """Stop the work when the dock is closed: its result would have nowhere to go."""
         if event.type() == QEvent.Type.ParentChange and self.parent() is None and self.panel is not None:
             self.panel.cancel()
         return bool(super().event(event))
+
+
+def _scrolled(panel: QWidget) -> QScrollArea:
+    """A long form on a low screen: it must not make the window higher than that."""
+    area = QScrollArea()
+    area.setFrameShape(QScrollArea.Shape.NoFrame)
+    area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+    area.setWidgetResizable(True)
+    area.setWidget(panel)
+    return area
 
 
 class ExplainWidget(Dock):

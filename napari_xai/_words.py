@@ -6,7 +6,7 @@ from napari_xai.errors import USER_ERRORS
 from napari_xai.explanation import Explanation
 from xai_io import LoadedModel
 
-__all__ = ["about", "predicted", "sentence", "summary", "words"]
+__all__ = ["about", "predicted", "sentence", "share", "summary", "words"]
 
 MOST = 8  # classes that are named
 
@@ -55,9 +55,7 @@ def predicted(classes: Mapping[str, float], *, segments: bool) -> str:
     if segments:
         classes = {name: volume for name, volume in classes.items() if name.casefold() != "background"}
     most = sorted(classes.items(), key=lambda one: -one[1])
-    said = [
-        f"{name} {number / 1000:.3g} ml" if segments else f"{name} {_share(number)}" for name, number in most[:MOST]
-    ]
+    said = [f"{name} {number / 1000:.3g} ml" if segments else f"{name} {share(number)}" for name, number in most[:MOST]]
     more = f", and {len(most) - MOST} others" if len(most) > MOST else ""
     return f"Predicted: {', '.join(said)}{more}"
 
@@ -70,7 +68,7 @@ def sentence(error: Exception) -> str:
     return f"Something went wrong that was not expected: {type(error).__name__}{': ' if first else ''}{first}"
 
 
-def _share(number: float) -> str:
+def share(number: float) -> str:
     """A probability, which is never said to be certain."""
     return "> 99.9%" if number > 0.9995 else "< 0.1%" if number < 0.0005 else f"{number:.1%}"
 

@@ -138,11 +138,9 @@ class Occlusion(OneByOne):
 
     def _planned(self, levels: Sequence[Sequence[Box]]) -> list[int]:
         """How many boxes each level runs at most."""
-        # Boxes of half the size and stride that lie inside one, and one more at a border.
-        each = (math.ceil(self.size / self.stride) + 2) ** 3
         planned = [len(levels[0])]
-        for boxes in levels[1:]:
-            planned.append(min(len(boxes), math.ceil(KEPT * planned[-1]) * each))
+        for coarse, fine in itertools.pairwise(levels):
+            planned.append(min(len(fine), math.ceil(KEPT * planned[-1]) * _most_inside(fine, coarse)))
         return planned
 
     def cost(self, model: Explainable, shape: tuple[int, int, int]) -> Cost:
@@ -153,6 +151,16 @@ class Occlusion(OneByOne):
 
 def _inside(a: Box, b: Box) -> bool:
     return all(q.start <= p.start and p.stop <= q.stop for p, q in zip(a, b, strict=True))
+
+
+def _most_inside(fine: Sequence[Box], coarse: Sequence[Box]) -> int:
+    """How many boxes of one level lie inside one of the level before, at most; both are products of their sides."""
+
+    def most(axis: int) -> int:
+        small, large = ({(box[axis].start, box[axis].stop) for box in boxes} for boxes in (fine, coarse))
+        return max(len([1 for start, stop in small if a <= start and stop <= b]) for a, b in large)
+
+    return math.prod(most(axis) for axis in range(3))
 
 
 def _volume(box: Box) -> int:

@@ -76,6 +76,14 @@ def choose(panel, method, **settings):
     panel.form.set(**settings)
 
 
+def dock_of(panel):
+    from napari_xai._widget import Dock
+
+    while not isinstance(panel, Dock):
+        panel = panel.parent()
+    return panel
+
+
 def said(severity):
     return [str(record.message) for record in notification_manager.records if str(record.severity) == severity]
 
@@ -242,7 +250,7 @@ def test_closing_the_dock_ends_the_run(viewer, panel, qtbot, classifier, scan):
     choose(panel, "occlusion", size=6.0, stride=1.0)
     qtbot.mouseClick(panel.run_button, Qt.MouseButton.LeftButton)
     qtbot.waitUntil(lambda: panel.progress.value() > 0, timeout=30_000)
-    viewer.window.remove_dock_widget(panel.parent())
+    viewer.window.remove_dock_widget(dock_of(panel))
     qtbot.waitUntil(lambda: panel._task is None, timeout=20_000)
     assert len(viewer.layers) == 1
 
