@@ -194,7 +194,7 @@ class Panel(QWidget):  # type: ignore[misc]
                 seen.insert(0, Seen(scan, visible=True, opacity=1.0))
             pane.plane = plane
             picture = painted(seen, grid, plane, point)
-            pane.show_picture(picture, grid, point, _short(name), f"{number}   ± {full:.3g}")
+            pane.show_picture(picture, grid, point, _short(name), number, f"± {full:.3g}")
             pane.setToolTip(name)
 
     def _choose(self, item: Any = None) -> None:

@@ -32,7 +32,7 @@ class Pane(QWidget):  # type: ignore[misc]
         self._image = QImage()
         self._mm = (1.0, 1.0)
         self._cross = (0.0, 0.0)
-        self._title = self._note = ""
+        self._texts = ("", "", "")  # title, number of the slice, scale
         self._turned = 0
         self.setMinimumSize(110, 110)
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Expanding)
@@ -40,9 +40,15 @@ class Pane(QWidget):  # type: ignore[misc]
         self.setCursor(Qt.CursorShape.CrossCursor)
 
     def show_picture(
-        self, picture: npt.NDArray[np.uint8], grid: Grid, point: tuple[float, ...], title: str, note: str = ""
+        self,
+        picture: npt.NDArray[np.uint8],
+        grid: Grid,
+        point: tuple[float, ...],
+        title: str,
+        number: str = "",
+        scale: str = "",
     ) -> None:
-        """Show a plane (rows, columns, 3) of a grid, with the crosshair on a point of the world."""
+        """Show a plane (rows, columns, 3) of a grid, with the crosshair on a point of the world, and three texts."""
         rows, columns = self.plane.rows, self.plane.columns
         where = grid.index(point)
         self.picture = np.ascontiguousarray(picture)
@@ -50,12 +56,12 @@ class Pane(QWidget):  # type: ignore[misc]
         self._image = QImage(self.picture.data, width, height, 3 * width, QImage.Format.Format_RGB888)
         self._mm = grid.spacing[rows], grid.spacing[columns]
         self._cross = float(where[rows]), float(where[columns])
-        self._title, self._note = title, note
+        self._texts = title, number, scale
         self.update()
 
     def clear(self) -> None:
         """Show nothing."""
-        self.picture, self._image, self._title, self._note = None, QImage(), "", ""
+        self.picture, self._image = None, QImage()
         self.update()
 
     def pixel(self, row: float, column: float) -> QPointF:
@@ -95,8 +101,9 @@ class Pane(QWidget):  # type: ignore[misc]
             self._write(painter, space, int(place), letter, MARK)
         font.setBold(False)
         painter.setFont(font)
-        self._write(painter, space, int(ends[0] | sides[0]), self._title, TEXT)
-        self._write(painter, space, int(ends[1] | sides[0]), self._note, TEXT)
+        corners = (ends[0] | sides[0], ends[1] | sides[0], ends[1] | sides[1])
+        for text, place in zip(self._texts, corners, strict=True):
+            self._write(painter, space, int(place), text, TEXT)
 
     def mousePressEvent(self, event: object) -> None:  # noqa: N802 - Qt's
         """Put the crosshair here."""

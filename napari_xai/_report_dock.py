@@ -61,6 +61,11 @@ class Picture(QLabel):  # type: ignore[misc]
         self._whole.loadFromData(png)
         self._fit()
 
+    def clear_png(self) -> None:
+        """Show nothing."""
+        self._whole = QPixmap()
+        self.clear()
+
     def resizeEvent(self, event: Any) -> None:  # noqa: N802 - Qt's name
         """Fit it into the new width."""
         super().resizeEvent(event)
@@ -142,7 +147,7 @@ class Panel(QWidget):  # type: ignore[misc]
         where = "" if self.report.centre is None else position(self.report.centre)
         self.through.setToolTip(where)
         self._update()
-        self._soon.start()
+        self._draw_soon()
 
     def export(self) -> None:
         """Write everything in the background."""
@@ -200,10 +205,16 @@ class Panel(QWidget):  # type: ignore[misc]
         self.status.setText(f"Copied; {names} in {paths[0].parent} is what it reads.")
         show_info("Copied.")
 
+    def _draw_soon(self) -> None:
+        """The picture that is there is out of date, and greyed until the next one is."""
+        self.picture.setEnabled(False)
+        self._soon.start()
+
     def _draw(self) -> None:
         """Draw the picture and find out what cannot be had; once more if something has changed meanwhile."""
         result, display, identity = self.result, self.display, self.report.identity
         if result is None or display is None:
+            self.picture.clear_png()
             return
         if self._drawing is not None:
             self._again = True
@@ -225,6 +236,8 @@ class Panel(QWidget):  # type: ignore[misc]
         if self._again:
             self._again = False
             self._draw()
+        elif not self._soon.isActive():
+            self.picture.setEnabled(True)
 
     # --- what is shown ----------------------------------------------------------------------
 
@@ -246,7 +259,7 @@ class Panel(QWidget):  # type: ignore[misc]
 
     def _follow_display(self, key: str, display: Display) -> None:
         if isalive(self) and key == self.map.currentData():
-            self._soon.start()
+            self._draw_soon()
 
     def _scan_layer(self) -> Any:
         result = self.result
@@ -270,6 +283,8 @@ class Panel(QWidget):  # type: ignore[misc]
             why = self._reasons.get(name, "")
             box.setEnabled(not why or box.isChecked())
             box.setToolTip(f"It cannot be had: {why}." if why else EXPORTS[name].file)
+        always = ", ".join(EXPORTS[name].what for name in ALWAYS if name not in self._reasons)
+        self._always.setText(f"Always written: {always}, the record.")
         why = self.report.missing(self.result, self._reasons) or ("It is being written." if self._saving else "")
         for button in (self.export_button, self.python_button, self.shell_button):
             only = self.report.missing(self.result, {}) or ("It is being written." if self._saving else "")
@@ -311,12 +326,11 @@ class Panel(QWidget):  # type: ignore[misc]
         add_row(below, "Folder", row(self.folder, browse))
         self.export_button = QPushButton("Export")
         self.python_button, self.shell_button = QPushButton("Copy as Python"), QPushButton("Copy as command line")
-        always = note()
-        always.setText("Always written: " + ", ".join(EXPORTS[name].what for name in ALWAYS) + ", the record.")
+        self._always = note()
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addLayout(rows)
-        for widget in (self.picture, *groups, always, self.identity, self._warning, self.overwrite):
+        for widget in (self.picture, *groups, self._always, self.identity, self._warning, self.overwrite):
             layout.addWidget(widget)
         layout.addLayout(below)
         for widget in (self.export_button, row(self.python_button, self.shell_button), self.status):

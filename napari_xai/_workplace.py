@@ -11,7 +11,7 @@ from napari_xai._session import Job, Session
 from napari_xai.explanation import Explanation
 from xai_io import Display
 
-__all__ = ["Result", "Workplace", "workplace"]
+__all__ = ["Result", "Workplace", "found_result", "workplace"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,3 +73,8 @@ def workplace(viewer: Any) -> Workplace:
     """The one of this viewer."""
     own = getattr(viewer, "__wrapped__", viewer)  # napari hands plugins a proxy, a new one each time
     return _ALL.setdefault(own, Workplace())
+
+
+def found_result(key: str) -> tuple[Workplace, Result] | None:
+    """The result by this key, in whichever viewer; None if no open one has it."""
+    return next(((place, place.results[key]) for place in _ALL.values() if key in place.results), None)

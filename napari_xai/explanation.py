@@ -11,6 +11,7 @@ import numpy as np
 
 from methods3d import Attribution
 from methods3d.faithfulness import Curve, Faithfulness
+from napari_xai.errors import ExplainError
 from napari_xai.exports import EXPORTS, FILES, Results, shown_as, wanted
 from napari_xai.layers import LayerData, label_layer, relevance_layers, scan_layers
 from napari_xai.saving import RECORD, check_place, put_together
@@ -190,9 +191,7 @@ class Explanation:
         folder, identity = Path(folder), identity or Identity()
         check_place(folder, FILES, self.scan, overwrite=overwrite)
         names = wanted(exports, self.scan, identity)
-        if not (np.isfinite(self.relevance.data).all() and np.isfinite(self.attribution.scores[0].item())):
-            said = "; ".join(self.attribution.warnings) or "the model's output is too large for its precision"
-            raise ExportError(f"The map or its score is NaN or infinite, and nothing was written: {said}.")
+        self._check_finite()
         with put_together(folder, FILES) as aside:
             results = Results(self, shown_as(self, display), identity, self.record, aside)
             lacking = {name: why for name in names if (why := EXPORTS[name].missing(results))}
@@ -205,6 +204,45 @@ class Explanation:
             write_json(made["provenance"], record)
             checked(made["provenance"], self.scan, identity)
         return {name: folder / path.name for name, path in made.items()}
+
+    def save_as(
+        self,
+        path: str | os.PathLike[str],
+        export: str,
+        *,
+        display: Display | str | None = None,
+        identity: Identity | None = None,
+    ) -> Path:
+        """Write one export alone, under a name of the caller's; a file that is there is replaced. Returns the path.
+
+        Parameters
+        ----------
+        path : where it is to go; a folder for OME-Zarr, Secondary Capture and a copy of the source.
+        export, display, identity : as for `save`; not "sr", which refers to a segmentation beside it.
+
+        Raises
+        ------
+        ExplainError, ExportError : as `save`; or it cannot be had of this map.
+        """
+        path, identity = Path(path), identity or Identity()
+        if export == "sr":
+            raise ExplainError("Measurements refer to a segmentation beside them: write both with `save`.")
+        check_place(path.parent, (path.name,), self.scan, overwrite=True)
+        wanted([export], self.scan, identity)
+        self._check_finite()
+        with put_together(path.parent, (path.name,)) as aside:
+            results = Results(self, shown_as(self, display), identity, self.record, aside)
+            results = replace(results, record=self.record | {"display": results.display.record})
+            lacking = EXPORTS[export].missing(results)
+            if lacking:
+                raise ExportError(f"{EXPORTS[export].what} cannot be had: {lacking}.")
+            EXPORTS[export].to(results).replace(aside / path.name)
+        return path
+
+    def _check_finite(self) -> None:
+        if not (np.isfinite(self.relevance.data).all() and np.isfinite(self.attribution.scores[0].item())):
+            said = "; ".join(self.attribution.warnings) or "the model's output is too large for its precision"
+            raise ExportError(f"The map or its score is NaN or infinite, and nothing was written: {said}.")
 
     def write_curves(self, path: Path) -> None:
         """Deletion and insertion, beside random maps."""

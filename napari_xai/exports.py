@@ -10,6 +10,7 @@ import numpy as np
 
 import xai_io
 from napari_xai.errors import ExplainError
+from napari_xai.saving import RECORD
 from xai_io import Display, ExportError, Identity, Region, Report, Volume
 
 if TYPE_CHECKING:
@@ -195,7 +196,7 @@ EXPORTS: Mapping[str, Export] = {
     "sr": Export("measurements.dcm", "DICOM SR (TID 1500) with the regions' numbers", _measurements, _no_regions),
     "source": Export("source", "the de-identified source series", _source, _burned_in),
 }
-FILES = tuple(export.file for export in EXPORTS.values())
+FILES = (RECORD, *(export.file for export in EXPORTS.values()))
 ALWAYS = ("relevance", "prediction", "montage", "regions", "curves")
 GROUPS: Mapping[str, tuple[str, ...]] = {
     "report": ("html", "pdf"),

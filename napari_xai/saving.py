@@ -33,7 +33,7 @@ def check_place(folder: Path, files: Iterable[str], scan: Volume, *, overwrite: 
     if not above.is_dir() or not os.access(above, os.W_OK):
         what = "is a file" if above == folder and not above.is_dir() else "cannot be written to"
         raise ExportError(f"{above} {what}, so that no results can go to {folder}: choose another folder.")
-    there = [name for name in (RECORD, *files) if (folder / name).exists()]
+    there = [name for name in files if (folder / name).exists()]
     inputs = {Path(path).resolve() for path in (scan.source.path, *scan.source.files) if path is not None}
     for name in there:
         target = (folder / name).resolve()
@@ -75,13 +75,13 @@ def put_together(folder: Path, files: Iterable[str]) -> Iterator[Path]:
 
 
 def remove_results(folder: Path, files: Iterable[str]) -> None:
-    """Remove earlier results by these names, the record first: without it nothing claims to be whole.
+    """Remove earlier results by these names, the first of them first: without its record nothing claims to be whole.
 
     Raises
     ------
     ExportError : a folder holds what was not written here; nothing was removed.
     """
-    there = [folder / name for name in (RECORD, *files) if (folder / name).exists()]
+    there = [folder / name for name in files if (folder / name).exists()]
     for item in there:
         _refuse_strangers(item)
     for item in there:

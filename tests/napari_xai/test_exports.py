@@ -162,6 +162,26 @@ def test_nothing_is_written_where_the_record_is_no_json(found, tmp_path, monkeyp
     assert not (tmp_path / "out").exists()
 
 
+def test_one_format_alone_goes_where_it_is_wished(found, tmp_path):
+    whole = found.save(tmp_path / "whole", ("pdf", "zarr", "pm", "seg", "sc"), identity=KEY)
+    (tmp_path / "provenance.json").write_text("{}")  # somebody's
+    (tmp_path / "mine.csv").write_text("old")
+    for name, file in (("regions", "mine.csv"), ("seg", "s.dcm"), ("pm", "p.dcm"), ("zarr", "z.ome.zarr"), ("sc", "c")):
+        assert found.save_as(tmp_path / file, name, identity=KEY) == tmp_path / file
+    assert (tmp_path / "mine.csv").read_bytes() == whole["regions"].read_bytes()
+    one, other = (pydicom.dcmread(path).pixel_array for path in (tmp_path / "s.dcm", whole["seg"]))
+    assert np.array_equal(one, other)
+    there = {path.name for path in tmp_path.iterdir()}
+    assert there == {"whole", "provenance.json", "mine.csv", "s.dcm", "p.dcm", "z.ome.zarr", "c"}
+    with pytest.raises(ExplainError, match="need their segmentation"):
+        found.save_as(tmp_path / "x.dcm", "sr")
+    with pytest.raises(ExportError, match="no threshold"):
+        found.save_as(tmp_path / "s.dcm", "seg", display=Display(window=(0, 1000), limit=1.0, threshold=0))
+    with pytest.raises(ExportError, match="holds more than"):
+        found.save_as(tmp_path, "sc")
+    assert {path.name for path in tmp_path.iterdir()} == there
+
+
 def test_what_goes_wrong_leaves_earlier_results_as_they_were(found, tmp_path, monkeypatch):
     found.save(tmp_path, ("html", "sc"), identity=KEY)
     before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}

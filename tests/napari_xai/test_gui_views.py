@@ -58,11 +58,11 @@ def test_the_planes_are_linked_with_the_viewer(viewer, qtbot, scan):
     grid, peak = views._grid, np.argwhere(layer.data == 1)[0]
 
     coronal.scrolled.emit(int(peak[1] - grid.voxel(viewer.dims.point)[1]))
-    qtbot.waitUntil(lambda: coronal._note.startswith(f"{peak[1] + 1} /"), timeout=3000)
+    qtbot.waitUntil(lambda: coronal._texts[1].startswith(f"{peak[1] + 1} /"), timeout=3000)
     qtbot.mouseClick(coronal, Qt.MouseButton.LeftButton, pos=coronal.pixel(peak[0], peak[2]).toPoint())
     assert grid.voxel(viewer.dims.point) == tuple(peak)
     assert viewer.dims.current_step[0] == peak[0]  # the viewer's own slice went along
-    qtbot.waitUntil(lambda: sagittal._note.startswith(f"{peak[2] + 1} /"), timeout=3000)
+    qtbot.waitUntil(lambda: sagittal._texts[1].startswith(f"{peak[2] + 1} /"), timeout=3000)
     for pane, (row, column) in ((axial, peak[1:]), (coronal, peak[[0, 2]]), (sagittal, peak[:2])):
         red, _, blue = pane.picture[row, column].astype(int)
         assert red > blue + 50  # the crosshair is on what raises the score, in every plane
@@ -71,7 +71,7 @@ def test_the_planes_are_linked_with_the_viewer(viewer, qtbot, scan):
     assert two_balls(scan)[(0, *np.round(own[:3]).astype(int))] == 1
 
     viewer.dims.set_current_step(0, 2)
-    qtbot.waitUntil(lambda: axial._note.startswith("3 /"), timeout=3000)
+    qtbot.waitUntil(lambda: axial._texts[1].startswith("3 /"), timeout=3000)
     layer.visible = False
     qtbot.waitUntil(lambda: np.ptp(coronal.picture.astype(int), axis=-1).max() == 0, timeout=3000)
     viewer.layers.clear()
@@ -151,7 +151,7 @@ def test_maps_are_compared_side_by_side(viewer, compare, qtbot, scan):
     peak = np.argwhere(viewer.layers[1].data == 1)[0]
     viewer.dims.set_point([0, 1, 2], viewer.layers[1].data_to_world(peak))
     other, one = compare.panes
-    qtbot.waitUntil(lambda: one.picture is not None and one._note.startswith(f"{peak[0] + 1} /"), timeout=3000)
+    qtbot.waitUntil(lambda: one.picture is not None and one._texts[1].startswith(f"{peak[0] + 1} /"), timeout=3000)
     qtbot.wait(50)
 
     def redness():
@@ -161,7 +161,7 @@ def test_maps_are_compared_side_by_side(viewer, compare, qtbot, scan):
     full = redness()
     assert full[0] > 50 > -50 > full[1]
     compare.scale.setCurrentIndex(compare.scale.findData("common"))
-    assert one._note.endswith("± 10")
+    assert one._texts[1].endswith("± 10")
     assert redness()[0] < full[0]  # a tenth of the other map's limit
     one.picked.emit(3.0, 4.0)
     assert viewer.dims.point[1:] == pytest.approx(viewer.layers[1].data_to_world((0, 3, 4))[1:])
