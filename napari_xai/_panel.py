@@ -367,7 +367,7 @@ class Panel(QWidget):  # type: ignore[misc]
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addLayout(rows)
         layout.addWidget(self.runs)
-        layout.addStretch()
+        layout.addStretch(1)
         self._timer = QTimer(self)
         self._timer.setSingleShot(True)
 

@@ -335,7 +335,7 @@ class Panel(QWidget):  # type: ignore[misc]
         layout.addLayout(below)
         for widget in (self.export_button, row(self.python_button, self.shell_button), self.status):
             layout.addWidget(widget)
-        layout.addStretch()
+        layout.addStretch(1)
         for box in self.planes.values():
             box.setChecked(True)
         for box in (*self.planes.values(), *self.exports.values(), self.identity, self.overwrite):

@@ -39,7 +39,7 @@ class WindowWidget(QWidget):  # type: ignore[misc]
         layout = QVBoxLayout(self)
         layout.addLayout(rows)
         layout.addWidget(self.hint)
-        layout.addStretch()
+        layout.addStretch(1)
         for name in ("inserted", "removed", "reordered"):
             getattr(napari_viewer.layers.events, name).connect(self._follow)
         napari_viewer.layers.selection.events.changed.connect(self._follow)

@@ -173,7 +173,7 @@ def test_one_format_alone_goes_where_it_is_wished(found, tmp_path):
     assert np.array_equal(one, other)
     there = {path.name for path in tmp_path.iterdir()}
     assert there == {"whole", "provenance.json", "mine.csv", "s.dcm", "p.dcm", "z.ome.zarr", "c"}
-    with pytest.raises(ExplainError, match="need their segmentation"):
+    with pytest.raises(ExplainError, match="refer to a segmentation"):
         found.save_as(tmp_path / "x.dcm", "sr")
     with pytest.raises(ExportError, match="no threshold"):
         found.save_as(tmp_path / "s.dcm", "seg", display=Display(window=(0, 1000), limit=1.0, threshold=0))
