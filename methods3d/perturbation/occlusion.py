@@ -13,6 +13,7 @@ from methods3d.baselines import FILLINGS, BaselineLike, filler_of, filling
 from methods3d.errors import ParameterError
 from methods3d.meter import Meter
 from methods3d.method import OneByOne, Relevance, setting
+from methods3d.perturbation.boxes import Boxes
 from methods3d.types import Box, Cost, Edit, Explainable, ModelInfo, Progress, Scores, Target, Volume5d
 
 __all__ = ["Occlusion"]
@@ -53,7 +54,7 @@ class Occlusion(OneByOne):
         """T(x) - T(x without the box), averaged over the boxes that cover a voxel."""
         levels = self.boxes((x.shape[2], x.shape[3], x.shape[4]), model.info)
         planned = self._planned(levels)
-        covers = [_cover(boxes, x[0, 0]) for boxes in levels]
+        covers = [boxes.cover((x.shape[2], x.shape[3], x.shape[4])).to(x) for boxes in levels]
         values = torch.zeros_like(x)
         fill = filler_of(model, x, self.fill).boxes(x, model.info)
         meter = Meter(progress, sum(planned) * x.shape[1])
@@ -61,7 +62,8 @@ class Occlusion(OneByOne):
             channel, later = slice(c, c + 1), sum(planned) * (x.shape[1] - c - 1)
             moved: list[Box] = []
             for level, boxes in enumerate(levels):
-                near = [box for box in boxes if level == 0 or any(_inside(box, other) for other in moved)]
+                inside = sorted({n for box in moved for n in boxes.inside(box)})
+                near = boxes if level == 0 else [boxes[n] for n in inside]
                 meter.total = meter.done + len(near) + sum(planned[level + 1 :]) + later
                 share = _volume(levels[-1][0]) / _volume(boxes[0])
                 run: list[Box] = []
@@ -69,7 +71,7 @@ class Occlusion(OneByOne):
                 drops: list[float] = []
 
                 def edits(
-                    near: list[Box] = near, run: list[Box] = run, empty: list[Box] = empty, channel: slice = channel
+                    near: Sequence[Box] = near, run: list[Box] = run, empty: list[Box] = empty, channel: slice = channel
                 ) -> Iterator[Edit]:
                     for box in near:
                         covered = fill(box)[channel]
@@ -98,7 +100,7 @@ class Occlusion(OneByOne):
         warnings = (f"boxes cover {seen:.0%} of the scan, and the rest is left at zero: take a smaller stride",)
         return Relevance(values, score, extensive=False, warnings=warnings if seen < 1 else ())
 
-    def boxes(self, shape: tuple[int, int, int], info: ModelInfo) -> list[list[Box]]:
+    def boxes(self, shape: tuple[int, int, int], info: ModelInfo) -> list[Boxes]:
         """Boxes that cover a grid, level by level, the coarsest first; the last along an axis ends with it.
 
         Raises
@@ -114,17 +116,12 @@ class Occlusion(OneByOne):
                 )
         levels = []
         for factor in (2**level for level in reversed(range(self.levels))):
-            starts = []
+            sides = []
             for n, size, stride in zip(shape, sizes, strides, strict=True):
                 last = n - min(factor * size, n)
-                starts.append(sorted({*range(0, last + 1, factor * stride), last}))
-            wide = [min(factor * size, n) for n, size in zip(shape, sizes, strict=True)]
-            levels.append(
-                [
-                    (slice(i, i + wide[0]), slice(j, j + wide[1]), slice(k, k + wide[2]))
-                    for i, j, k in itertools.product(*starts)
-                ]
-            )
+                starts = sorted({*range(0, last + 1, factor * stride), last})
+                sides.append([slice(start, start + min(factor * size, n)) for start in starts])
+            levels.append(Boxes(sides))
         return levels
 
     def _voxels(self, length: float, info: ModelInfo) -> Sequence[int]:
@@ -136,31 +133,17 @@ class Occlusion(OneByOne):
             )
         return [max(1, round(length / s)) for s in info.spacing]
 
-    def _planned(self, levels: Sequence[Sequence[Box]]) -> list[int]:
+    def _planned(self, levels: Sequence[Boxes]) -> list[int]:
         """How many boxes each level runs at most."""
         planned = [len(levels[0])]
         for coarse, fine in itertools.pairwise(levels):
-            planned.append(min(len(fine), math.ceil(KEPT * planned[-1]) * _most_inside(fine, coarse)))
+            planned.append(min(len(fine), math.ceil(KEPT * planned[-1]) * fine.most_inside(coarse)))
         return planned
 
     def cost(self, model: Explainable, shape: tuple[int, int, int]) -> Cost:
         """At most one forward a box over all windows that it can touch, and a clean one; empty boxes are free."""
         boxes = sum(self._planned(self.boxes(shape, model.info)))
         return Cost(forward=model.passes(shape) * (1 + boxes), backward=0)
-
-
-def _inside(a: Box, b: Box) -> bool:
-    return all(q.start <= p.start and p.stop <= q.stop for p, q in zip(a, b, strict=True))
-
-
-def _most_inside(fine: Sequence[Box], coarse: Sequence[Box]) -> int:
-    """How many boxes of one level lie inside one of the level before, at most; both are products of their sides."""
-
-    def most(axis: int) -> int:
-        small, large = ({(box[axis].start, box[axis].stop) for box in boxes} for boxes in (fine, coarse))
-        return max(len([1 for start, stop in small if a <= start and stop <= b]) for a, b in large)
-
-    return math.prod(most(axis) for axis in range(3))
 
 
 def _volume(box: Box) -> int:
