@@ -3,6 +3,7 @@
 Pictures go to the folder that NAPARI_XAI_SCREENSHOTS names, or to pytest's own temporary folder.
 """
 
+import math
 import os
 import shutil
 import subprocess
@@ -25,7 +26,7 @@ from qtpy.compat import isalive  # noqa: E402
 from qtpy.QtCore import Qt, QTimer  # noqa: E402
 
 pytestmark = pytest.mark.gui
-LATE = 0.2  # seconds that the event loop may be held up in mid-run
+LATE = 0.1  # seconds that the event loop may be held up in mid-run
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -114,13 +115,20 @@ class Clock:
         return self.latest
 
 
-def _latest(viewer, qtbot):
-    """The latest tick while a user goes through the slices."""
+def _held_up(viewer, panel, qtbot):
+    """The latest tick from Run on, while a user goes through the slices; and how long Cancel took."""
     clock = Clock()
-    for number in (20, 40, 60, 30):
+    qtbot.mouseClick(panel.run_button, Qt.MouseButton.LeftButton)
+    for number in (20, 40, 60, 30, 50, 25):
         viewer.dims.set_current_step(0, number)
         qtbot.wait(250)
-    return clock.stop()
+    late = clock.stop()
+    assert panel._task is not None
+    assert panel.run_button.text() == "Queue"
+    asked = time.perf_counter()
+    qtbot.mouseClick(panel.cancel_button, Qt.MouseButton.LeftButton)
+    qtbot.waitUntil(lambda: panel._task is None, timeout=20_000)
+    return late, time.perf_counter() - asked
 
 
 def test_a_sample_is_explained(viewer, panel, qtbot, tmp_path):
@@ -198,24 +206,24 @@ def test_a_region_of_a_segmentation_is_explained(viewer, panel, qtbot, segmenter
     assert "is empty" in empty
 
 
-def test_a_run_is_cancelled_and_never_holds_up_the_window(viewer, panel, qtbot):
+def test_a_run_is_cancelled_and_never_holds_up_the_window(viewer, panel, qtbot, record_property):
     viewer.open_sample("napari-xai", "brain_lesion")
     load(panel, qtbot, sample("bundles/lesion_classifier"))
     choose(panel, "occlusion", size=6.0, stride=3.0)
-    qtbot.mouseClick(panel.run_button, Qt.MouseButton.LeftButton)
-    qtbot.waitUntil(lambda: panel.progress.maximum() > 1000 and panel.progress.value() > 0, timeout=30_000)
-    late = min(_latest(viewer, qtbot) for _ in range(3))  # the best: other programs may hold up the machine
+    late = took = math.inf
+    for _ in range(8):  # the best counts: other programs may hold up the machine
+        latest, ended = _held_up(viewer, panel, qtbot)
+        late, took = min(late, latest), min(took, ended)
+        if late < LATE:
+            break
+    record_property("event loop held up in ms", f"{1000 * late:.0f}")
+    record_property("cancelled after ms", f"{1000 * took:.0f}")
     assert 0 < panel.progress.value() < panel.progress.maximum()
-    assert panel.run_button.text() == "Queue"
-    asked = time.perf_counter()
-    qtbot.mouseClick(panel.cancel_button, Qt.MouseButton.LeftButton)
-    qtbot.waitUntil(lambda: panel._task is None, timeout=20_000)
-    took = time.perf_counter() - asked
     assert panel.status.text() == "Cancelled; nothing was kept."
     assert len(viewer.layers) == 1
     assert said("error") == []
     assert panel.run_button.isEnabled()
-    assert took < 5
+    assert took < 1  # a batch takes a tenth of it
     assert late < LATE, f"the event loop was held up for {late * 1000:.0f} ms"
 
 
