@@ -366,17 +366,24 @@ def test_saving_from_the_viewer(viewer, scan, tmp_path):
     assert "(oblique)" in layer.axis_labels[0]
 
 
-@pytest.mark.parametrize("axes", ["LPS", "PSR"])
+@pytest.mark.parametrize("axes", ["LPS", "RAS", "PSR", "oblique"])
 def test_pixels_show_the_hand_that_the_patient_has(viewer, qtbot, axes):
     """Rendered, not computed: which of four coloured balls is on the left, on top, and nearer to the viewer."""
     viewer.window._qt_window.resize(760, 560)  # software rendering is slow in 3D
-    linear = {"LPS": np.diag([-1.0, -1, 1]), "PSR": np.array([[0.0, 0, 1], [-1, 0, 0], [0, 1, 0]])}[axes]
+    turn, _ = np.linalg.qr(np.array([[-1, 0.2, -0.2], [-0.2, -1, 0.2], [0, 0.2, 1]]))
+    linear = {
+        "LPS": np.diag([-1.0, -1, 1]),
+        "RAS": np.eye(3),
+        "PSR": np.array([[0.0, 0, 1], [-1, 0, 0], [0, 1, 0]]),  # acquired in sagittal slices
+        "oblique": turn * -np.sign(np.diag(turn)) * (1, 1, -1),
+    }[axes]
+    own = linear * (-1, -1, 1) if axes == "oblique" else np.eye(3)  # it is shown along its own axes
     affine = np.eye(4)
     affine[:3, :3], affine[:3, 3] = linear, -linear @ (10.0, 10, 10)
     centres = np.stack(np.meshgrid(*[np.arange(21)] * 3, indexing="ij"), -1) @ linear.T + affine[:3, 3]
     # Red is to the right, green in front; blue lies below the patient's middle, and yellow above it.
     for colour, place in (("red", (7, 0, 0)), ("green", (0, 7, 0)), ("blue", (0, 0, -7)), ("yellow", (0, 0, 7))):
-        ball = np.linalg.norm(centres - place, axis=-1) < 3
+        ball = np.linalg.norm(centres - own @ place, axis=-1) < 3
         data, options, _ = scan_layers(Volume(ball[None].astype(np.float32), affine))[0]
         options |= {"colormap": colour, "contrast_limits": (0, 1), "rendering": "iso", "iso_threshold": 0.5}
         viewer.add_image(data, **options, blending="additive")

@@ -108,8 +108,9 @@ def test_every_voxel_order_comes_back(axes):
     assert (back.units, back.modality, back.source) == ("HU", "MR", volume.source)
 
 
-def test_overlays_lie_on_their_scan():
-    scan = glove("PSR", 0.2)
+@pytest.mark.parametrize(("axes", "tilt"), CASES)
+def test_overlays_lie_on_their_scan(axes, tilt):
+    scan = glove(axes, tilt)
     image, scan_options, _ = scan_layers(scan)[0]
     (labels, label_options, kind), *_ = [label_layer(scan.with_data(scan.data.astype(np.uint8)), "prediction")]
     overlay, overlay_options, _ = relevance_layers(scan.with_data(scan.data - 5), "lrp", {"score": 1.0})[0]
@@ -119,6 +120,11 @@ def test_overlays_lie_on_their_scan():
         for place in ("affine", "units", "axis_labels"):
             assert np.array_equal(options[place], scan_options[place])
     assert overlay_options["metadata"]["napari_xai"]["provenance"] == {"score": 1.0}
+    seen = [Layer.create(image, scan_options), Layer.create(overlay, overlay_options)]
+    cursor = seen[0].data_to_world((3.3, 7.9, 11.2))
+    under, over = (np.array(layer.world_to_data(cursor)) for layer in seen)
+    assert np.abs(under - over).max() < 0.1
+    assert image[tuple(np.round(under).astype(int))] - 5 == overlay[tuple(np.round(over).astype(int))]
 
 
 def test_oblique_scans_stand_upright_and_say_so():
