@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from napari.layers import Layer
 from napari.utils import Colormap
+from qtpy.compat import isalive
 from qtpy.QtCore import QSignalBlocker, Qt
 from qtpy.QtWidgets import (
     QDoubleSpinBox,
@@ -367,7 +368,8 @@ class Panel(QWidget):  # type: ignore[misc]
         self._workplace.explained.connect(self._explained)
 
     def _explained(self, result: Result) -> None:
-        self._update()
+        if isalive(self):  # workplaces outlive docks
+            self._update()
 
 
 def _names(layers: list[Any]) -> list[str]:

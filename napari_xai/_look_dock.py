@@ -260,13 +260,13 @@ class Panel(QWidget):  # type: ignore[misc]
 
     def _follow_limits(self) -> None:
         """napari's own slider was moved: the limit follows, and zero stays in the middle."""
-        if not self._painting and self.look is not None:
+        if isalive(self) and not self._painting and self.look is not None:
             limit = max(abs(float(value)) for value in self.layer.contrast_limits)
             self._try(lambda look: self.use(look.with_limit(limit)), self.look)
 
     def _follow_window(self) -> None:
         """The scan's window was changed elsewhere."""
-        if not self._painting and self.look is not None:
+        if isalive(self) and not self._painting and self.look is not None:
             low, high = (float(value) for value in self.scan.contrast_limits)
             self._try(lambda look: self.use(look.with_display(window=(low, high))), self.look)
 

@@ -71,9 +71,9 @@ class Outcome:
             options["metadata"]["napari_xai"] = own
             if own["role"] == "relevance" or not self._has(own):
                 self._viewer.add_layer(Layer.create(data, options, kind))
-        self._workplace.add(result)
         for warning in explanation.warnings:
             show_warning(f"{explanation.attribution.provenance.method}: {warning}.")
+        self._workplace.add(result)
 
     def forget(self) -> None:
         """Drop results whose layers have all been removed: a map of a large scan takes hundreds of megabytes."""

@@ -1,7 +1,7 @@
 """What is going to be run: scan, model, method, settings and question. No Qt, so that it is tested alone."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,7 @@ class Job:
 
     def __call__(self, progress: Progress) -> Explanation:
         """Run it; errors as `Explainer.explain`."""
-        found = self.explainer.explain(
+        return self.explainer.explain(
             self.scan,
             method=self.method,
             target=self.target,
@@ -50,11 +50,6 @@ class Job:
             region=self.region,
             progress=progress,
         )
-        if not self.why_not:
-            return found
-        # Its score is the margin over the likeliest other class, which is what is predicted: it is below zero.
-        said = found.question.removeprefix("why ").replace(" rather than ", " but ")
-        return replace(found, question=f"why not {said}; what is negative speaks against it")
 
 
 @dataclass

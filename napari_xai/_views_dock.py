@@ -104,6 +104,8 @@ class Views(QWidget):  # type: ignore[misc]
 
     def _turn(self) -> None:
         """Between 2D and 3D, change what would hide the surfaces, and change it back."""
+        if not isalive(self):
+            return
         surfaces = self._surfaces()
         if self._viewer.dims.ndisplay == 3 and surfaces:
             for layer in shown_layers(self._viewer.layers):

@@ -10,6 +10,8 @@ from methods3d import ClassMargin, ClassScore, LayerUnit, PredictedRegion, Regio
 
 __all__ = ["Answerable", "Question", "predicted_labels", "probabilities"]
 
+AGAINST = "; what is negative speaks against it"
+
 
 @dataclass(frozen=True, eq=False)
 class Answerable:
@@ -69,8 +71,10 @@ class Question:
         k = self._index(self.target)
         if output.shape[1] == 1 and self.against is None:
             # One logit is already the margin between its two classes.
-            k = int(output[0, 0] > 0) if k is None else k
-            return Answerable(ClassScore(k).bind(output), f"why {self._name(k)}")
+            predicted = int(output[0, 0] > 0)
+            k = predicted if k is None else k
+            words = f"why {self._name(k)}" if k == predicted else f"why not {self._name(k)}{AGAINST}"
+            return Answerable(ClassScore(k).bind(output), words)
         against = self._index(self.against)
         bound = ClassMargin(k, against).bind(output)
         logits = output[0] if output.shape[1] > 1 else torch.cat([-output[0], output[0]])
@@ -79,6 +83,8 @@ class Question:
             rest = logits.clone()
             rest[chosen] = -torch.inf
             against = int(rest.argmax())
+            if chosen != int(logits.argmax()):  # the margin over what is predicted is below zero
+                return Answerable(bound, f"why not {self._name(chosen)} but {self._name(against)}{AGAINST}")
         return Answerable(bound, f"why {self._name(chosen)} rather than {self._name(against)}")
 
     def _of_region(self, output: Tensor) -> Answerable:

@@ -18,8 +18,8 @@ napari = pytest.importorskip("napari", reason="needs the gui extra")
 from napari.layers import Layer  # noqa: E402
 from napari.utils.notifications import notification_manager  # noqa: E402
 from qtpy.compat import isalive  # noqa: E402
-from qtpy.QtCore import Qt, QTimer  # noqa: E402
-from qtpy.QtWidgets import QToolButton  # noqa: E402
+from qtpy.QtCore import QEvent, Qt, QTimer  # noqa: E402
+from qtpy.QtWidgets import QApplication, QToolButton  # noqa: E402
 
 pytestmark = pytest.mark.gui
 LATE = 0.1  # seconds that the event loop may be held up, as in test_gui
@@ -235,6 +235,39 @@ def test_ten_runs_keep_nothing_that_was_removed(viewer, panel, qtbot, classifier
     qtbot.wait(300)
     gc.collect()
     assert sum(one() is not None for one in gone) == 0
+
+
+def test_docks_that_were_closed_hear_nothing(viewer, panel, qtbot, classifier, scan):
+    (shown,) = show(viewer, scan)
+    load(panel, qtbot, classifier)
+    choose(panel, "saliency")
+    panel.run()
+    idle(panel, qtbot)
+    closed = []
+    for name in ("Views", "Relevance", "Compare", "Look inside", "Window and level", "Report"):
+        dock, widget = viewer.window.add_plugin_dock_widget("napari-xai", name)
+        qtbot.waitUntil(lambda one=widget: getattr(one, "panel", one) is not None, timeout=30_000)
+        qtbot.wait(200)
+        closed.append(getattr(widget, "panel", widget))
+        viewer.window.remove_dock_widget(dock)
+        widget.deleteLater()
+        QApplication.sendPostedEvents(widget, QEvent.Type.DeferredDelete)
+        assert not isalive(closed[-1])
+    panel.run()
+    idle(panel, qtbot)
+    assert "Score" in panel.result.text()
+    shown.contrast_limits = (0, 33)
+    viewer.layers[-1].contrast_limits = (-1, 1)
+    viewer.layers[-1].data = np.array(viewer.layers[-1].data)
+    viewer.layers.selection.active = shown
+    viewer.dims.ndisplay = 3
+    viewer.dims.ndisplay = 2
+    viewer.dims.set_current_step(0, 3)
+    viewer.dims.order = (1, 0, 2)
+    viewer.layers[-1].name = "another"
+    viewer.layers.clear()
+    qtbot.wait(300)
+    assert said("error") == []
 
 
 def test_open_scans_become_the_channels_of_a_model(viewer, panel, qtbot, classifier, scan):
