@@ -97,11 +97,15 @@ class Panel(QWidget):  # type: ignore[misc]
         one, other = self.chosen
         (a, b), (name, other_name) = (float(x.contrast_limits[1]) for x in (one, other)), (one.name, other.name)
         values = difference(original(one), a, original(other), b)
-        record = {"difference": [name, other_name], "divided by": [a, b]}
-        there = volume_of(values, one.metadata)
-        title = f"{name} / {a:.3g} - {other_name} / {b:.3g}"
-        ((_, options, kind),) = relevance_layers(there, title, record)
-        own = one.metadata["napari_xai"]
+        there, own = volume_of(values, one.metadata), one.metadata["napari_xai"]
+        record = {
+            "method": "difference",
+            "question": f"{name} / {a:.3g} - {other_name} / {b:.3g}",
+            "scan": {"shape": own["shape"], "affine_ras_mm": own["affine_ras_mm"]},
+            "difference": [name, other_name],
+            "divided by": [a, b],
+        }
+        ((_, options, kind),) = relevance_layers(there, f"difference: {record['question']}", record)
         options["metadata"]["napari_xai"] |= {"units": "limits", "scan": own.get("scan")}
         self._viewer.add_layer(Layer.create(values, options, kind))
 

@@ -20,6 +20,8 @@ Sign: TypeAlias = Literal["both", "positive", "negative"]
 SIGNS: tuple[Sign, ...] = get_args(Sign)
 COLORMAPS = ("red-blue", "RdBu_r", "coolwarm", "seismic", "PuOr_r", "PiYG_r")
 ROOM = 1.25  # the limit over the threshold, at least: colours need a range to differ in
+FINEST = 200.0  # the same, at most: more, and the threshold would lie between two of the colours
+BLUR = 1.5  # steps that the viewer's interpolation reaches: its own colours lie between these
 STEPS = 1025  # colours of a map: as fine as the 1024 that the viewer's shader looks up, and zero is one of them
 
 
@@ -69,8 +71,11 @@ class Look:
     # --- changed ----------------------------------------------------------------------------
 
     def with_threshold(self, threshold: float, percentile: float | None = None) -> "Look":
-        """Show what reaches a magnitude; a limit that it comes near makes room, and comes back when it goes."""
-        display = replace(self.display, threshold=threshold, limit=max(self.limit, ROOM * threshold))
+        """Show what reaches a magnitude; a limit that is too near or too far follows, and comes back when it can."""
+        limit = max(self.limit, ROOM * threshold)
+        if threshold > 0:
+            limit = min(limit, FINEST * threshold)
+        display = replace(self.display, threshold=threshold, limit=limit)
         return replace(self, display=display, percentile=percentile)
 
     def with_limit(self, limit: float) -> "Look":
@@ -91,12 +96,13 @@ class Look:
     def colors(self) -> npt.NDArray[np.float64]:
         """RGBA of relevance from -limit to limit: transparent below the threshold, and where the sign is left out.
 
-        The viewer interpolates between these steps: those beside zero are transparent whatever the threshold, else
-        nothing at all would shine faintly.
+        The viewer interpolates between these steps: the first ones beyond the threshold, and those beside zero, are
+        transparent, too, else what is below would shine faintly.
         """
         table = self.display.table(STEPS)
         middle = STEPS // 2
-        table[middle - 1 : middle + 2, 3] = 0
+        step = self.display.limit / middle
+        table[np.abs(np.arange(STEPS) - middle) * step < self.display.threshold + BLUR * step, 3] = 0
         if self.sign == "positive":
             table[:middle, 3] = 0
         elif self.sign == "negative":

@@ -21,6 +21,7 @@ __all__ = [
     "paint_scan",
     "scan_under",
     "show_values",
+    "unfiltered",
     "voxel_mm",
 ]
 
@@ -144,6 +145,11 @@ def original(layer: Any) -> npt.NDArray[Any]:
     kept = _KEPT.get(layer)
     data: npt.NDArray[Any] = layer.data
     return kept[1] if kept is not None and kept[0] is data else data
+
+
+def unfiltered(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The map itself where these values are shown in its place; else they."""
+    return next((map_ for shown, map_ in _KEPT.values() if shown is values), values)
 
 
 def show_values(layer: Any, values: npt.NDArray[Any], words: str) -> None:

@@ -194,7 +194,12 @@ class OverlayControls(QWidget):  # type: ignore[misc]
         add_row(rows, "Scan window", self.preset, "Scan values shown black to white.")
         add_row(rows, "Level, width", row(self.level, self.width), "Scan value shown mid-grey, and range to white.")
         add_row(rows, "Colours", self.colormap, "Signed and locked at zero: the middle colour is always zero.")
-        add_row(rows, "Full colour at", self.limit, "Relevance from which colours no longer change, of both signs.")
+        add_row(
+            rows,
+            "Full colour at",
+            self.limit,
+            "Relevance from which colours no longer change, of both signs; 1.25 to 200 times the threshold.",
+        )
         add_row(
             rows,
             "Threshold",

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from napari_xai._look import Look
 from napari_xai._record import record_beside
+from napari_xai.errors import ExplainError
 from napari_xai.layers import LayerData, relevance_layers, scan_layers
-from xai_io import Volume, read_volume, sniff
+from xai_io import Volume, XaiIOError, read_volume, sniff
 
 __all__ = ["get_reader", "layers_of", "name_of", "read", "read_later", "welcome"]
 
@@ -77,11 +79,24 @@ def layers_of(volume: Volume, path: Path) -> list[LayerData]:
     record = record_beside(path, volume)
     if record is None:
         return scan_layers(volume, name=name_of(path))
-    found = relevance_layers(volume, f"{record['method']}: {record['question']}", record)
-    key = uuid4().hex
+    part, look, key = record.pop("part", ""), _look(record.pop("look", None)), uuid4().hex
+    found = relevance_layers(volume, f"{record['method']}: {record['question']}{part and f', {part}'}", record)
     for _, options, _ in found:
-        options["metadata"]["napari_xai"] |= {"map": key, "scan": _scan_under(volume)}
+        own = options["metadata"]["napari_xai"]
+        own |= {"map": key, "scan": _scan_under(volume), "part": own["part"] or part}
+        if look is not None:
+            own["look"], limit = look.record, look.display.limit
+            options |= {"colormap": {"name": f"relevance {key[:8]}", "colors": look.colors}}
+            options |= {"contrast_limits": (-limit, limit)}
     return found
+
+
+def _look(record: Any) -> Look | None:
+    """How a map was looked at; None where nothing is said, or nothing that can be understood."""
+    try:
+        return None if record is None else Look.of(record)
+    except (XaiIOError, ExplainError, AttributeError):
+        return None
 
 
 def name_of(path: Path) -> str:

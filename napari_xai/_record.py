@@ -33,8 +33,15 @@ def record_beside(path: Path, volume: Volume) -> dict[str, Any] | None:
     return None
 
 
-def write_record(path: Path, record: Mapping[str, Any]) -> Path:
+def write_record(
+    path: Path, record: Mapping[str, Any], *, part: str = "", look: Mapping[str, Any] | None = None
+) -> Path:
     """Write the record of the map at `path` beside it; one that lies there already is replaced.
+
+    Parameters
+    ----------
+    part : which of the input's channels the map is of; "" if there is but one.
+    look : how it is looked at.
 
     Raises
     ------
@@ -42,7 +49,8 @@ def write_record(path: Path, record: Mapping[str, Any]) -> Path:
     """
     place = record_place(path)
     check_record_place(path)
-    write_json(place, record, overwrite=True)
+    more = {"part": part, "look": None if look is None else dict(look)}
+    write_json(place, dict(record) | {name: value for name, value in more.items() if value}, overwrite=True)
     return place
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from napari_xai._overlay import unfiltered
 from napari_xai._record import check_record_place, write_record
 from napari_xai.layers import LABELS, WORLD, volume_of
 from xai_io import ExportError, Volume, write_nifti
@@ -18,20 +19,20 @@ TO_MM = {"meter": 1e3, "centimeter": 10.0, "millimeter": 1.0, "micrometer": 1e-3
 def write_layer(path: str, data: Any, meta: Mapping[str, Any]) -> list[str]:
     """Write one image or labels layer; napari has asked before it overwrites a file.
 
-    The record of a relevance map goes into a JSON file beside it, so that it can be opened again as what it is.
+    Of a relevance map it is the map itself, not what smoothing or a mask show of it; its record, and how it is looked
+    at, go into a JSON file beside it, so that it can be opened again as what it is.
 
     Raises
     ------
     GeometryError, ExportError : where the layer lies in the patient is unknown, or the file cannot be written.
     """
-    volume = layer_volume(data, meta)
     own = meta.get("metadata", {}).get("napari_xai", {})
     if own.get("role") != "relevance":
-        write_nifti(path, volume, overwrite=True)
+        write_nifti(path, layer_volume(data, meta), overwrite=True)
         return [path]
     check_record_place(Path(path))
-    write_nifti(path, volume, overwrite=True)
-    return [path, str(write_record(Path(path), own["provenance"]))]
+    write_nifti(path, layer_volume(unfiltered(data), meta), overwrite=True)
+    return [path, str(write_record(Path(path), own["provenance"], part=own.get("part", ""), look=own.get("look")))]
 
 
 def layer_volume(data: Any, meta: Mapping[str, Any]) -> Volume:

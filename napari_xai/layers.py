@@ -71,26 +71,26 @@ def relevance_layers(relevance: Volume, name: str, record: Mapping[str, Any]) ->
     Scale, colours and threshold are those of exported pictures. Of several input channels there is one layer each,
     hidden at first, and their sum on top; all on one scale. The record travels in the layers' metadata.
     """
-    maps = [(name, relevance.data[0], True)]
+    maps = [("", relevance.data[0], True)]
     if relevance.channels > 1:
-        maps = [(f"{name}, channel {c}", channel, False) for c, channel in enumerate(relevance.data)]
-        maps.append((f"{name}, all channels", relevance.data.sum(0), True))
+        maps = [(f"channel {c}", channel, False) for c, channel in enumerate(relevance.data)]
+        maps.append(("all channels", relevance.data.sum(0), True))
     limit = max(display_range(relevance.with_data(values[None])) for _, values, _ in maps)
     colors = Display(window=(0, 1), limit=limit, threshold=THRESHOLD * limit).table()
     return [
         (
             _turned(relevance, values),
             {
-                "name": title,
+                "name": f"{name}, {part}" if part else name,
                 "colormap": {"name": "relevance", "colors": colors},
                 "contrast_limits": (-limit, limit),
                 "blending": "translucent_no_depth",
                 "visible": visible,
-                **placed(relevance, role="relevance", provenance=dict(record)),
+                **placed(relevance, role="relevance", provenance=dict(record), part=part),
             },
             "image",
         )
-        for title, values, visible in maps
+        for part, values, visible in maps
     ]
 
 

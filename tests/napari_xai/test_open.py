@@ -9,7 +9,9 @@ import pytest
 from dicom_maker import make_4d, make_series
 
 from napari_xai import _open
+from napari_xai._look import Look
 from napari_xai._orientation import edges, ends
+from napari_xai._overlay import filtered, paint, show_values
 from napari_xai._reader import get_reader, read
 from napari_xai._record import record_beside, record_place
 from napari_xai._settings import keeps_identity, recent_models, remember_model, running
@@ -17,8 +19,9 @@ from napari_xai._window_level import dragged, presets
 from napari_xai._writer import write_layer
 from napari_xai.layers import placed, relevance_layers, scan_layers
 from napari_xai.reading import Reading
-from xai_io import Choices, ExportError, Volume, find_series, read_volume, write_nifti
+from xai_io import Choices, Display, ExportError, Volume, find_series, read_volume, write_nifti
 
+Layer = pytest.importorskip("napari.layers", reason="needs the gui extra").Layer
 AFFINE = np.diag([-1.0, -1, 2, 1])
 
 
@@ -203,6 +206,35 @@ def test_a_saved_map_comes_back_as_what_it_is(map_layer, tmp_path):
     assert own["provenance"] == wanted["metadata"]["napari_xai"]["provenance"]
     assert len(own["map"]) == 32
     assert saved((data, options, kind), path) == [str(path), str(tmp_path / "map.json")]  # again, over itself
+
+
+def test_a_maps_look_and_channel_come_back_and_what_was_put_over_it_does_not(scan, tmp_path):
+    values = np.random.default_rng(2).normal(0, 1, (2, *scan.shape)).astype(np.float32)
+    record = {
+        "method": "lrp",
+        "question": "why lesion",
+        "scan": {"shape": list(scan.shape), "affine_ras_mm": scan.affine.tolist()},
+    }
+    layer = Layer.create(*relevance_layers(scan.with_data(values), "lrp: why lesion", record)[1])
+    display = Display(window=(0, 1), limit=2.0, threshold=0.5, colormap="coolwarm", opacity=0.5)
+    look = Look(display=display, limit=2.0, sign="positive", smoothing=4.0)
+    paint(layer, look)
+    layer.metadata["napari_xai"]["look"] = look.record
+    map_ = layer.data
+    show_values(layer, filtered(map_, (1, 1, 1), look), look.words)
+    data, options, kind = layer.as_layer_data_tuple()
+    write_layer(str(tmp_path / "map.nii.gz"), data, options)
+    ((back, options, _),) = read(str(tmp_path / "map.nii.gz"))
+    assert np.array_equal(back, map_)
+    assert options["name"] == "lrp: why lesion, channel 1"
+    own = options["metadata"]["napari_xai"]
+    assert own["provenance"] == record
+    assert Look.of(own["look"]) == look
+    assert options["contrast_limits"] == (-2, 2)
+    assert np.array_equal(options["colormap"]["colors"], look.colors)
+    again = Layer.create(back, options, kind)
+    write_layer(str(tmp_path / "map.nii.gz"), *again.as_layer_data_tuple()[:2])  # over itself
+    assert read(str(tmp_path / "map.nii.gz"))[0][1]["name"] == options["name"]
 
 
 def test_results_of_the_command_line_come_back_too(map_layer, tmp_path):
