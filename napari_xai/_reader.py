@@ -5,14 +5,15 @@ import sys
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from napari_xai._look import Look
 from napari_xai._record import record_beside
-from napari_xai.errors import ExplainError
 from napari_xai.layers import LayerData, relevance_layers, scan_layers
 from xai_io import Volume, XaiIOError, read_volume, sniff
+
+if TYPE_CHECKING:
+    from napari_xai._look import Look
 
 __all__ = ["get_reader", "layers_of", "name_of", "read", "read_later", "welcome"]
 
@@ -91,10 +92,15 @@ def layers_of(volume: Volume, path: Path) -> list[LayerData]:
     return found
 
 
-def _look(record: Any) -> Look | None:
+def _look(record: Any) -> "Look | None":
     """How a map was looked at; None where nothing is said, or nothing that can be understood."""
+    if record is None:
+        return None
+    from napari_xai._look import Look  # here, because it imports PyTorch, which takes seconds
+    from napari_xai.errors import ExplainError
+
     try:
-        return None if record is None else Look.of(record)
+        return Look.of(record)
     except (XaiIOError, ExplainError, AttributeError):
         return None
 

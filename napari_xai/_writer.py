@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from napari_xai._overlay import unfiltered
 from napari_xai._record import check_record_place, write_record
 from napari_xai.layers import LABELS, WORLD, volume_of
 from xai_io import ExportError, Volume, write_nifti
@@ -30,6 +29,8 @@ def write_layer(path: str, data: Any, meta: Mapping[str, Any]) -> list[str]:
     if own.get("role") != "relevance":
         write_nifti(path, layer_volume(data, meta), overwrite=True)
         return [path]
+    from napari_xai._overlay import unfiltered  # here, because it imports PyTorch, which takes seconds
+
     check_record_place(Path(path))
     write_nifti(path, layer_volume(unfiltered(data), meta), overwrite=True)
     return [path, str(write_record(Path(path), own["provenance"], part=own.get("part", ""), look=own.get("look")))]
