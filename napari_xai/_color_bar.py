@@ -44,7 +44,7 @@ class ColorBar(QWidget):  # type: ignore[misc]
         painter.drawImage(QRect(0, 2, self.width(), HEIGHT), image)
         painter.setPen(self.palette().windowText().color())
         line = QRect(0, HEIGHT + 4, self.width(), self.fontMetrics().height())
-        shown = f"hidden below ±{threshold:.3g} {self._units}" if threshold else f"0 {self._units}"
+        shown = f"{self._look.display.words} {self._units}" if threshold else f"0 {self._units}"
         for text, side in (
             (f"−{limit:.3g}", Qt.AlignmentFlag.AlignLeft),
             (shown, Qt.AlignmentFlag.AlignHCenter),

@@ -25,9 +25,10 @@ from qtpy.QtWidgets import (
 from methods3d import Cancelled, Edges, InputItself, Method, RandomMap
 from napari_xai._compare import SCALES, Comparison, Scale, agreement, difference, limits, tissue
 from napari_xai._latest import Latest
+from napari_xai._orientation import letters
 from napari_xai._ortho import PLANES, Grid, Seen, painted
 from napari_xai._outcome import Outcome
-from napari_xai._overlay import maps, on_one_grid, original, scan_under
+from napari_xai._overlay import maps, original, scan_under
 from napari_xai._pane import Pane
 from napari_xai._parts import combo, form, note, row
 from napari_xai._queue import Run
@@ -35,7 +36,7 @@ from napari_xai._run_rows import say
 from napari_xai._task import Task
 from napari_xai._watch import Watch, go_in, go_on
 from napari_xai._workplace import Result, workplace
-from napari_xai.layers import relevance_layers, volume_of
+from napari_xai.layers import on_one_grid, relevance_layers, volume_of
 from xai_io import Display
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ class Panel(QWidget):  # type: ignore[misc]
         self._outcome = Outcome(viewer, self._workplace)
         self._latest = Latest(self, WAIT)
         self._task: Task | None = None
-        self._tissue: tuple[Any, Any] = (None, None)  # of which scan's data, and where
+        self._tissue: tuple[list[Any], Any] = ([], None)  # of which scans' data, and where
         self._asked: tuple[list[str], list[Any], float] = ([], [], 0.0)  # names, maps and percent of the numbers
         self.comparison: Comparison | None = None
         self.panes: list[Pane] = []
@@ -159,17 +160,17 @@ class Panel(QWidget):  # type: ignore[misc]
             self._latest.drop()
             return
         values = dict(zip(names, asked[1], strict=True))
-        scan = scan_under(self._viewer.layers, layers[0])
-        data = None if scan is None else scan.data
+        scans = [scan.data for scan in self._scans]
 
-        def work() -> tuple[Comparison, tuple[Any, Any]]:
-            inside = known[1] if known[0] is data else None if data is None else tissue(data)
-            return agreement(values, inside, percent), (data, inside)
+        def work() -> tuple[Comparison, tuple[list[Any], Any]]:
+            same = len(known[0]) == len(scans) and all(a is b for a, b in zip(known[0], scans, strict=True))
+            inside = known[1] if same else np.logical_and.reduce([tissue(one) for one in scans]) if scans else None
+            return agreement(values, inside, percent), (scans, inside)
 
         self._latest.ask("Agreement of maps", work, self._compared)
         self.said.setText("The numbers are being made …")
 
-    def _compared(self, found: tuple[Comparison, tuple[Any, Any]]) -> None:
+    def _compared(self, found: tuple[Comparison, tuple[list[Any], Any]]) -> None:
         self.comparison, self._tissue = found
         self._fill_table()
         self.redraw()
@@ -177,7 +178,7 @@ class Panel(QWidget):  # type: ignore[misc]
     # --- what is shown ----------------------------------------------------------------------
 
     def redraw(self) -> None:
-        """Paint the chosen maps, each on the scan alone."""
+        """Paint the chosen maps, each on its scan alone."""
         layers = self.chosen
         if not self.isVisible() or not layers or len(layers) != len(self.panes):
             return
@@ -194,12 +195,13 @@ class Panel(QWidget):  # type: ignore[misc]
             if not np.isnan(least):
                 shown = Display(window=(0, 1), limit=full, threshold=least).table()
                 changes["colormap"] = Colormap(shown, name="highest")
-            seen = [Seen(layer, **changes)]
-            if scan is not None:
-                seen.insert(0, Seen(scan, visible=True, opacity=1.0))
+            seen, under = [Seen(layer, **changes)], scan_under(self._viewer.layers, layer)
+            if under is not None:
+                seen.insert(0, Seen(under, visible=True, opacity=1.0))
             pane.plane = plane
             picture = painted(seen, grid, plane, point)
-            pane.show_picture(picture, grid, point, _short(name), number, f"± {full:.3g}")
+            sides = letters(layer, (), (plane.rows, plane.columns))
+            pane.show_picture(picture, grid, point, sides, _short(name), number, f"± {full:.3g}")
             pane.setToolTip(name)
 
     def _choose(self, item: Any = None) -> None:
@@ -255,11 +257,13 @@ class Panel(QWidget):  # type: ignore[misc]
                 item.setToolTip(f"{pair.one}\n{pair.other}")
                 self.table.setItem(at, column, item)
         self.table.setVisible(found is not None)
+        scans = self._scans
+        several = f"These maps are of different scans: {', '.join(scan.name for scan in scans)}. "
         self.said.setText(
             "Tick two maps or more to see how far they agree."
             if found is None
-            else f"Over {found.voxels:,} voxels of tissue. By chance, the highest {found.percent:g} % overlap by "
-            f"{found.chance:.2f}."
+            else f"{several if len(scans) > 1 else ''}Over {found.voxels:,} voxels{' of tissue' if scans else ''}. By "
+            f"chance, the highest {found.percent:g} % overlap by {found.chance:.2f}."
         )
 
     def _update(self) -> None:
@@ -281,6 +285,12 @@ class Panel(QWidget):  # type: ignore[misc]
         for kind, button in self.controls.items():
             button.setEnabled(not why)
             button.setToolTip(why or (kind.__doc__ or "").strip().splitlines()[0])
+
+    @property
+    def _scans(self) -> list[Any]:
+        """The scans' layers that the ticked maps lie on, each once."""
+        under = (scan_under(self._viewer.layers, layer) for layer in self.chosen)
+        return list({id(scan): scan for scan in under if scan is not None}.values())
 
     @property
     def _result(self) -> Result | None:

@@ -16,22 +16,18 @@ __all__ = ["COLUMNS", "cells", "hot_spots", "peak_index", "regions_in"]
 
 COLUMNS = ("No.", "Name", "Effect", "mm³", "Share", "Mean", "Peak", "Peak at (mm)")
 MOST = 20
-SIGNS = {"both": (-1, 0, 1), "positive": (1,), "negative": (-1,)}
 
 
 def hot_spots(
     values: npt.NDArray[Any], metadata: Mapping[str, Any], look: Look, *, least_mm3: float | None = None
 ) -> tuple[Region, ...]:
-    """Clusters of what is shown, the weightiest first: what the threshold and the sign let through.
-
-    Clusters of the other sign count neither as rows nor against their number. With no threshold there are none.
-    """
+    """Clusters of what is shown, the weightiest first; with no threshold there are none."""
     if look.display.threshold == 0:
         return ()
     volume = volume_of(values, metadata)
     settings = {} if least_mm3 is None else {"least_mm3": least_mm3}
-    _, found = clusters(volume, look.display.threshold, most=MOST if look.sign == "both" else 5 * MOST, **settings)
-    return tuple(region for region in found if region.sign in SIGNS[look.sign])[:MOST]
+    _, found = clusters(volume, look.display.threshold, sign=look.display.sign, most=MOST, **settings)
+    return found
 
 
 def regions_in(

@@ -5,7 +5,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,11 +13,8 @@ import numpy.typing as npt
 from napari_xai.errors import ExplainError
 from xai_io import Display, Volume, display_for, write_json
 
-__all__ = ["COLORMAPS", "SIGNS", "Look", "Sign", "read_look", "write_look"]
+__all__ = ["COLORMAPS", "Look", "read_look", "write_look"]
 
-Sign: TypeAlias = Literal["both", "positive", "negative"]
-
-SIGNS: tuple[Sign, ...] = get_args(Sign)
 COLORMAPS = ("red-blue", "RdBu_r", "coolwarm", "seismic", "PuOr_r", "PiYG_r")
 ROOM = 1.25  # the limit over the threshold, at least: colours need a range to differ in
 FINEST = 200.0  # the same, at most: more, and the threshold would lie between two of the colours
@@ -34,7 +31,6 @@ class Look:
     display : window, colours, threshold and opacity, which exports use as well; its limit makes room for the threshold.
     limit : relevance in full colour, as it was wished for.
     percentile : of |relevance|, which the threshold follows from map to map; None where it is a value of its own.
-    sign : which relevance is shown.
     smoothing : full width at half maximum of a Gaussian, in mm; 0 shows the map as it is.
     between : scan values between which relevance is shown; None is no bound.
     """
@@ -42,15 +38,12 @@ class Look:
     display: Display
     limit: float
     percentile: float | None = None
-    sign: Sign = "both"
     smoothing: float = 0.0
     between: tuple[float | None, float | None] = (None, None)
 
     def __post_init__(self) -> None:
         """Refuse what no map could be looked at with."""
         low, high = self.between
-        if self.sign not in SIGNS:
-            raise ExplainError(f"The sign {self.sign!r} was given: choose from {', '.join(SIGNS)}.")
         if not 0 <= self.smoothing < 1000:
             raise ExplainError(f"A smoothing of {self.smoothing:g} mm was given: choose 0 or more, below 1000.")
         if self.percentile is not None and not 0 <= self.percentile < 100:
@@ -103,10 +96,6 @@ class Look:
         middle = STEPS // 2
         step = self.display.limit / middle
         table[np.abs(np.arange(STEPS) - middle) * step < self.display.threshold + BLUR * step, 3] = 0
-        if self.sign == "positive":
-            table[:middle, 3] = 0
-        elif self.sign == "negative":
-            table[middle + 1 :, 3] = 0
         return table
 
     @property
@@ -118,8 +107,7 @@ class Look:
     def words(self) -> str:
         """What was done to the map, in words; "" if nothing."""
         low, high = self.between
-        said = [f"{self.sign} only"] if self.sign != "both" else []
-        said += [f"smoothed by {self.smoothing:g} mm"] if self.smoothing else []
+        said = [f"smoothed by {self.smoothing:g} mm"] if self.smoothing else []
         bounds = [f"from {low:g}"] if low is not None else []
         bounds += [f"to {high:g}"] if high is not None else []
         said += [f"where the scan is {' '.join(bounds)}"] if bounds else []
@@ -133,7 +121,6 @@ class Look:
         filters = {
             "limit": self.limit,
             "percentile": self.percentile,
-            "sign": self.sign,
             "smoothing_mm": self.smoothing,
             "between": list(self.between),
         }
@@ -156,7 +143,6 @@ class Look:
                 display=display,
                 limit=float(filters.get("limit", display.limit)),
                 percentile=None if percentile is None else float(percentile),
-                sign=filters.get("sign", "both"),
                 smoothing=float(filters.get("smoothing_mm", 0)),
                 between=(None if low is None else float(low), None if high is None else float(high)),
             )

@@ -32,7 +32,6 @@ from napari_xai._overlay import (
     filtered,
     map_key,
     map_layers,
-    on_one_grid,
     original,
     paint,
     paint_scan,
@@ -48,7 +47,7 @@ from napari_xai._region_table import RegionTable
 from napari_xai._window_level import presets
 from napari_xai._words import sentence
 from napari_xai._workplace import workplace
-from napari_xai.layers import volume_of
+from napari_xai.layers import on_one_grid, volume_of
 from xai_io import Display, Region, write_regions
 
 if TYPE_CHECKING:
@@ -127,7 +126,7 @@ class Panel(QWidget):  # type: ignore[misc]
 
     def go_to_peak(self) -> None:
         """Go to the largest magnitude of what is shown."""
-        peak = None if self.statistics is None or self.look is None else self.statistics.peak(self.look.sign)
+        peak = None if self.statistics is None or self.look is None else self.statistics.peak(self.look.display.sign)
         if peak is not None:
             self.go(peak.index)
 
@@ -419,11 +418,11 @@ class Panel(QWidget):  # type: ignore[misc]
         return next(int(axis) for axis in dims.order if axis >= lead) - int(lead)
 
     def _offer_labels(self) -> None:
-        layer = self.layer
+        layer, there = self.layer, list(self._viewer.layers)
         found = (
             []
             if layer is None
-            else [one for one in self._viewer.layers if isinstance(one, Labels) and on_one_grid(one, layer)]
+            else [one for one in there if isinstance(one, Labels) and on_one_grid(one, layer, there)]
         )
         self.controls.offer_masks(found, self._mask)
         chosen = self.regions_of.currentData()
@@ -440,7 +439,7 @@ class Panel(QWidget):  # type: ignore[misc]
     def _update_peak(self) -> None:
         if self.statistics is None or self.look is None:
             can, said = False, "The map is being measured …"
-        elif self.statistics.peak(self.look.sign) is None:
+        elif self.statistics.peak(self.look.display.sign) is None:
             can, said = False, "The map is zero where it is shown"
         else:
             can, said = True, "Crosshair to the largest magnitude that is shown"

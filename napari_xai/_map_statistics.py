@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from napari_xai._look import Sign
+from xai_io.display import Sign
 
 __all__ = ["MapStatistics", "Peak"]
 

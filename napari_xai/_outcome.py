@@ -2,9 +2,11 @@
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from napari.layers import Layer
 from napari.utils.notifications import show_warning
 
+from napari_xai._choices import scans
 from napari_xai._queue import Run
 from napari_xai._session import Job
 from napari_xai._workplace import Result, Workplace
@@ -34,6 +36,7 @@ class Outcome:
         own = self._marked(options, run) | {"names": dict(found.names)}
         options["metadata"]["napari_xai"] = own
         if not self._has(own):
+            options["name"] += self._of(run)
             layer = self._viewer.add_layer(Layer.create(data, options | {"visible": visible}, kind))
             layer.contour = 1  # what is inside of it is what one wants to see
 
@@ -57,6 +60,7 @@ class Outcome:
         layer, self._so_far, self._seen = self._so_far, None, None
         if layer is not None and layer in self._viewer.layers:
             self._viewer.layers.remove(layer)
+            layer.data = np.zeros((1,) * layer.ndim, np.float32)  # napari keeps removed layers alive
 
     def explained(self, run: Run, job: Job, explanation: Explanation, layers: list[LayerData]) -> None:
         """Add the layers of a result, and say what is wrong with it."""
@@ -69,6 +73,7 @@ class Outcome:
                 own["names"] = dict(explanation.prediction.names)
             own["map"] = result.key
             options["metadata"]["napari_xai"] = own
+            options["name"] += self._of(run)
             if own["role"] == "relevance" or not self._has(own):
                 self._viewer.add_layer(Layer.create(data, options, kind))
         for warning in explanation.warnings:
@@ -89,6 +94,11 @@ class Outcome:
     def _marked(self, options: dict[str, Any], run: Run) -> dict[str, Any]:
         own: dict[str, Any] = options["metadata"]["napari_xai"]
         return own | {"scan": run.scans[0], "model": run.explainer.loaded.hash}
+
+    def _of(self, run: Run) -> str:
+        """Which scan a layer is of, for its name; nothing where there is but one."""
+        open_ = scans(self._viewer.layers)
+        return f" · {open_[run.scans[0]].name}" if len(open_) > 1 and run.scans[0] in open_ else ""
 
     def _has(self, own: dict[str, Any]) -> bool:
         return self.prediction(own["scan"], own["model"]) is not None

@@ -10,7 +10,7 @@ from qtpy.QtCore import QSignalBlocker, Qt, Signal
 from qtpy.QtWidgets import QCheckBox, QSlider, QVBoxLayout, QWidget
 
 from napari_xai._color_bar import ColorBar
-from napari_xai._look import COLORMAPS, SIGNS, Look
+from napari_xai._look import COLORMAPS, Look
 from napari_xai._map_statistics import MapStatistics
 from napari_xai._number import Number
 from napari_xai._parts import add_row, combo, form, row
@@ -56,7 +56,7 @@ class OverlayControls(QWidget):  # type: ignore[misc]
         if self.colormap.findData(display.colormap) < 0:
             self.colormap.addItem(display.colormap, display.colormap)
         self.colormap.setCurrentIndex(self.colormap.findData(display.colormap))
-        self.sign.setCurrentIndex(self.sign.findData(look.sign))
+        self.sign.setCurrentIndex(self.sign.findData(display.sign))
         self.rule.setCurrentIndex(0 if look.percentile is not None else 1)
         self.threshold.show_number(look.percentile if look.percentile is not None else display.threshold)
         self.slider.setValue(self._step(look))
@@ -183,8 +183,8 @@ class OverlayControls(QWidget):  # type: ignore[misc]
     def _lay_out(self) -> None:
         for name in COLORMAPS:
             self.colormap.addItem(name, name)
-        for sign in SIGNS:
-            self.sign.addItem(SIGN_WORDS[sign], sign)
+        for sign, said in SIGN_WORDS.items():
+            self.sign.addItem(said, sign)
         self.rule.addItems(["Percentile", "Value"])
         self.rule.setMinimumContentsLength(8)
         self.preset.setPlaceholderText("Own window")
@@ -238,7 +238,7 @@ class OverlayControls(QWidget):  # type: ignore[misc]
             lambda percent: self._change(lambda look: look.with_display(opacity=percent / 100))
         )
         self.sign.currentIndexChanged.connect(
-            lambda _: self._change(lambda look: replace(look, sign=self.sign.currentData()))
+            lambda _: self._change(lambda look: look.with_display(sign=self.sign.currentData()))
         )
         self.mask.currentIndexChanged.connect(lambda _: self.masked.emit(self.mask.currentData()))
         for bound in (self.low, self.high):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from napari.qt.threading import create_worker
 from napari.utils.colormaps import DirectLabelColormap
+from napari.utils.notifications import show_info
 from qtpy.compat import isalive
 from qtpy.QtCore import QSignalBlocker, Qt, QTimer
 from qtpy.QtWidgets import QFileDialog, QMenu, QPushButton, QVBoxLayout, QWidget
@@ -128,7 +129,9 @@ class Panel(QWidget):  # type: ignore[misc]
         return self.session.job(volume, None if labels is None else scan.region(labels), self._volumes(scan))
 
     def _run_came(self, run: Run) -> None:
-        """Show what a run has found so far."""
+        """Show what a run has found so far, while its scan is open."""
+        if run.scans[0] not in self._scans:
+            return
         if run.known is not None and run.prediction is not None:
             self.session.predicted(run.scans, run.explainer, run.known)
             self._outcome.predicted(run, visible=run.job is None)
@@ -139,7 +142,9 @@ class Panel(QWidget):  # type: ignore[misc]
         try:
             self._run_came(run)
             self._outcome.ended()
-            if isinstance(outcome, tuple):
+            if isinstance(outcome, tuple) and run.scans[0] not in self._scans:
+                show_info(f"{run.title}: the scan was closed in the meantime, and its map was not kept.")
+            elif isinstance(outcome, tuple):
                 job, explanation, layers = outcome
                 self._outcome.explained(run, job, explanation, layers)
                 self.runs.say_result(summary(explanation))

@@ -7,6 +7,7 @@ from qtpy.QtCore import QSignalBlocker
 from qtpy.QtWidgets import QDoubleSpinBox, QVBoxLayout, QWidget
 
 from napari_xai._parts import add_row, combo, form, note
+from napari_xai._watch import Watch
 from napari_xai._window_level import presets, set_window, uppermost
 
 if TYPE_CHECKING:
@@ -40,8 +41,8 @@ class WindowWidget(QWidget):  # type: ignore[misc]
         layout.addLayout(rows)
         layout.addWidget(self.hint)
         layout.addStretch(1)
-        for name in ("inserted", "removed", "reordered"):
-            getattr(napari_viewer.layers.events, name).connect(self._follow)
+        self._watch = Watch(napari_viewer, self)
+        self._watch.looks.connect(self._follow)
         napari_viewer.layers.selection.events.changed.connect(self._follow)
         self._follow()
 

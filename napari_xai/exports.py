@@ -52,7 +52,7 @@ class Results:
         """What the display's threshold lets through, as labels and as a table; nothing where it has none."""
         if self.display.threshold == 0:
             return self.total.with_data(np.zeros(self.total.data.shape, np.uint16)), ()
-        return xai_io.clusters(self.total, self.display.threshold)
+        return xai_io.clusters(self.total, self.display.threshold, sign=self.display.sign)
 
     @cached_property
     def report(self) -> Report:

@@ -15,8 +15,10 @@ from .errors import ExportError
 from .volume import Volume
 
 Plane: TypeAlias = Literal["axial", "coronal", "sagittal"]
+Sign: TypeAlias = Literal["both", "positive", "negative"]
 
 PLANES: tuple[Plane, ...] = ("axial", "coronal", "sagittal")
+SIGNS: tuple[Sign, ...] = ("both", "positive", "negative")
 CT_WINDOWS: Mapping[str, tuple[float, float]] = {  # level, width in HU; radiopaedia.org, "Windowing (CT)"
     "soft tissue": (40, 400),
     "abdomen": (50, 400),
@@ -58,6 +60,8 @@ class Display:
         Planes that pictures show, in their order.
     centre
         RAS mm (x, y, z) of the point that the middle slices go through; None for the peak of the relevance.
+    sign
+        Relevance that is shown: ``"both"`` signs, or only what is ``"positive"`` or ``"negative"``.
 
     Raises
     ------
@@ -72,6 +76,7 @@ class Display:
     opacity: float = 0.95
     planes: tuple[Plane, ...] = PLANES
     centre: tuple[float, float, float] | None = None
+    sign: Sign = "both"
 
     def __post_init__(self) -> None:
         """Refuse settings that would show nothing, or something else than asked for."""
@@ -96,6 +101,8 @@ class Display:
             )
         if not 0 < self.opacity <= 1:
             raise ExportError(f"An opacity of {self.opacity:g} was given; pass one above 0, up to 1.")
+        if self.sign not in SIGNS:
+            raise ExportError(f"The sign {self.sign!r} was given; pass one of {', '.join(SIGNS)}.")
         if not self.planes or sum(plane in self.planes for plane in PLANES) != len(self.planes):
             raise ExportError(
                 f"The planes {', '.join(map(str, self.planes)) or 'none'} were given; pass some of {', '.join(PLANES)}."
@@ -118,6 +125,12 @@ class Display:
     def width(self) -> float:
         """Range of scan values from black to white."""
         return self.window[1] - self.window[0]
+
+    @property
+    def words(self) -> str:
+        """Which relevance is shown, for captions."""
+        only = "" if self.sign == "both" else f"{self.sign} only, "
+        return f"{only}hidden below {'' if only else '±'}{self.threshold:.3g}"
 
     @property
     def record(self) -> dict[str, Any]:
@@ -150,8 +163,8 @@ class Display:
         return cls(**settings)
 
     def shown(self, relevance: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-        """Which values are shown: those that reach the threshold, and are not zero or NaN."""
-        return shown(relevance, self.threshold)
+        """Which values are shown: those of the sign that reach the threshold, and are not zero or NaN."""
+        return shown(relevance, self.threshold, self.sign)
 
     def rgb(self, scan: npt.NDArray[Any], relevance: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
         """Blend relevance in colour over a scan in grey: the pixels of every export.
@@ -180,7 +193,7 @@ class Display:
     def table(self, steps: int = 513) -> npt.NDArray[np.float64]:
         """Colours (steps, 4) RGBA of relevance from -limit to limit: transparent at zero and below the threshold."""
         signed = np.linspace(-1.0, 1.0, steps)
-        alpha = np.where(shown(signed, self.threshold / self.limit), self._opacity(np.abs(signed)), 0.0)
+        alpha = np.where(shown(signed, self.threshold / self.limit, self.sign), self._opacity(np.abs(signed)), 0.0)
         return np.column_stack([self._colors(signed), alpha])
 
     def _opacity(self, magnitude: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -199,9 +212,9 @@ class Display:
         return np.where(signed[:, None] >= 0, red, blue)
 
 
-def shown(relevance: npt.NDArray[Any], threshold: float) -> npt.NDArray[np.bool_]:
-    """Which values reach a threshold in magnitude; never zero or NaN. What is seen is what is listed as a region."""
-    magnitude = np.abs(relevance)
+def shown(relevance: npt.NDArray[Any], threshold: float, sign: Sign = "both") -> npt.NDArray[np.bool_]:
+    """Which values of a sign reach a threshold in magnitude; never zero or NaN. What is seen is listed as a region."""
+    magnitude = np.abs(relevance) if sign == "both" else relevance if sign == "positive" else -relevance
     found: npt.NDArray[np.bool_] = magnitude >= threshold if threshold > 0 else magnitude > 0
     return found
 

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ._files import written_aside
-from .display import shown
+from .display import Sign, shown
 from .errors import ExportError
 from .volume import Volume
 
@@ -72,7 +72,7 @@ class Region:
 
 
 def clusters(
-    relevance: Volume, threshold: float, *, least_mm3: float = 10.0, most: int = 20
+    relevance: Volume, threshold: float, *, sign: Sign = "both", least_mm3: float = 10.0, most: int = 20
 ) -> tuple[Volume, tuple[Region, ...]]:
     """Find where relevance that reaches a threshold hangs together, positive and negative apart.
 
@@ -84,6 +84,8 @@ def clusters(
         Values (1, I, J, K).
     threshold
         Least magnitude, above 0: a `Display`'s threshold lists exactly what is seen.
+    sign
+        Clusters of both signs, or of one.
     least_mm3
         Smaller clusters are left out.
     most
@@ -109,7 +111,7 @@ def clusters(
             f"Clusters above {threshold:g}, at most {most}, were asked for; pass a threshold above 0 and a number "
             f"from 1 to {_MOST_LABELS}."
         )
-    everything = shown(values, threshold) & np.isfinite(values)
+    everything = shown(values, threshold, sign) & np.isfinite(values)
     box = _box(everything)
     inside, mask = values[box], everything[box]
     raises, count = ndimage.label(mask & (inside > 0), np.ones((3, 3, 3)))

@@ -122,7 +122,7 @@ def test_a_map_is_looked_at(viewer, panel, qtbot, scan, relevance, tmp_path):
     qtbot.mouseClick(panel.peak_button, Qt.MouseButton.LeftButton)
     assert viewer.dims.current_step[0] == index[0]
 
-    panel.use(replace(panel.look, sign="negative"))
+    panel.use(panel.look.with_display(sign="negative"))
     rest(panel, qtbot)
     assert {region.sign for region in panel.spots.regions} == {-1}
     folder = Path(os.environ.get("NAPARI_XAI_SCREENSHOTS", tmp_path))

@@ -216,8 +216,8 @@ def test_a_maps_look_and_channel_come_back_and_what_was_put_over_it_does_not(sca
         "scan": {"shape": list(scan.shape), "affine_ras_mm": scan.affine.tolist()},
     }
     layer = Layer.create(*relevance_layers(scan.with_data(values), "lrp: why lesion", record)[1])
-    display = Display(window=(0, 1), limit=2.0, threshold=0.5, colormap="coolwarm", opacity=0.5)
-    look = Look(display=display, limit=2.0, sign="positive", smoothing=4.0)
+    display = Display(window=(0, 1), limit=2.0, threshold=0.5, colormap="coolwarm", opacity=0.5, sign="positive")
+    look = Look(display=display, limit=2.0, smoothing=4.0)
     paint(layer, look)
     layer.metadata["napari_xai"]["look"] = look.record
     map_ = layer.data

@@ -8,7 +8,7 @@ from PIL import Image
 
 from xai_io import Display, ExportError, Volume, display_for, write_montage
 from xai_io.pictures.montage import key_slices
-from xai_io.pictures.slices import slices
+from xai_io.pictures.slices import peak_mm, slices
 
 # A phantom with a handedness: in RAS+ mm, a bright dot at the patient's right, a dimmer one in front, a faint one
 # on top; the relevance is positive at the right, negative in front, and weakly positive on top.
@@ -195,7 +195,7 @@ def halved():
 def test_exported_pixels_are_what_the_preset_says(tmp_path):
     scan, _ = halved()
     values = np.random.default_rng(0).choice([1.5, -0.7, 0.1, 0], size=scan.data.shape)  # voxels keep their own
-    for settings in ({}, {"opacity": 0.4}, {"colormap": "coolwarm"}):
+    for settings in ({}, {"opacity": 0.4}, {"colormap": "coolwarm"}, {"sign": "negative"}):
         display = Display(window=(0, 100), limit=2.0, threshold=0.5, planes=("axial",), centre=(40, 40, 40), **settings)
         write_montage(tmp_path / "a.png", scan, scan.with_data(values), display=display, columns=1, overwrite=True)
         image = pixels(tmp_path / "a.png")
@@ -203,6 +203,16 @@ def test_exported_pixels_are_what_the_preset_says(tmp_path):
         for row, column in itertools.product((6, 10, 26, 30), repeat=2):  # voxels far from edges and words
             y, x = (round(120 * (start + 2.06 * (at + 0.8) / 40)) for start, at in ((0.3, row), (0.34, column)))
             assert image[y, x].tolist() == wanted[row, column].tolist()
+
+
+def test_pictures_of_one_sign_go_through_its_peak():
+    scan, _ = halved()
+    values = np.zeros(scan.data.shape, np.float32)
+    values[0, 30:34, 4:8, 6:10], values[0, 8:12, 20:24, 12:16] = -2, 1
+    relevance = scan.with_data(values)
+    assert np.allclose(peak_mm(relevance), peak_mm(relevance, "negative"))
+    assert (np.array(peak_mm(relevance, "positive")) < (24, 48, 32)).all()
+    assert peak_mm(relevance.with_data(-abs(values)), "positive") == peak_mm(relevance.with_data(0 * values))
 
 
 def test_the_words_returned_are_those_that_were_drawn(tmp_path, monkeypatch):

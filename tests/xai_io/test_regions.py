@@ -33,6 +33,9 @@ def test_planted_blobs_are_listed_as_they_were_made():
     assert [region.voxels for region in regions] == [100, 50, 80]
     assert [region.volume_mm3 for region in regions] == pytest.approx([1200, 600, 960])
     assert [region.share * total for region in regions] == pytest.approx([200, 156, 80])
+    for sign, wanted in (("positive", [100, 80]), ("negative", [50])):
+        _, of_sign = clusters(volume(values), 0.5, sign=sign, least_mm3=12.1)
+        assert [region.voxels for region in of_sign] == wanted
     assert [region.mean for region in regions] == pytest.approx([2, -3.12, 1])
     assert [region.peak for region in regions] == [2, -9, 1]
     assert [region.sign for region in regions] == [1, -1, 1]

@@ -220,8 +220,7 @@ def _lines(result: Result, display: Display, most: int) -> list[str]:
     if result.model:
         said["model"] = result.model
     said["display"] = (
-        f"level {display.level:.4g}, width {display.width:.4g}; relevance ±{display.limit:.3g}, "
-        f"hidden below {display.threshold:.3g}"
+        f"level {display.level:.4g}, width {display.width:.4g}; relevance ±{display.limit:.3g}, {display.words}"
     )
     lines = [line for name, value in said.items() for line in textwrap.wrap(f"{name}: {value}", most, max_lines=2)]
     return [NOTICE, *lines[:_MOST_LINES]]

@@ -77,7 +77,7 @@ def montage(
 ) -> Picture:
     """Draw what `write_montage` writes; without the lines below if `caption` is None."""
     check_grids(scan, relevance)
-    centre = display.centre or peak_mm(relevance)
+    centre = display.centre or peak_mm(relevance, display.sign)
     rows = []
     for plane in display.planes:
         panels = slices(scan, relevance, plane, columns, centre=centre)
@@ -97,7 +97,7 @@ def key_slices(scan: Volume, relevance: Volume, display: Display, labels: Volume
     All slices have one scale. They go through the display's centre, or through the peak of the relevance.
     """
     check_grids(scan, relevance)
-    centre = display.centre or peak_mm(relevance)
+    centre = display.centre or peak_mm(relevance, display.sign)
     panels = [slices(scan, relevance, plane, 1, centre=centre, labels=labels)[0] for plane in display.planes]
     inch = min(_KEY[0] / sum(p.size[1] for p in panels), _KEY[1] / max(p.size[0] for p in panels))  # per mm
     kinds: list[tuple[str, Kind]] = [("scan", "scan"), ("relevance", "relevance")]
@@ -183,8 +183,8 @@ def _lines(caption: Mapping[str, str], display: Display, most: int) -> list[tupl
     """Lines below the picture with their colours, none longer than fits."""
     said = {name: drawable(str(words)) for name, words in caption.items() if "not for diagnosis" not in str(words)}
     said["display"] = (
-        f"level {display.level:.4g}, width {display.width:.4g}; relevance ±{display.limit:.3g}, hidden below "
-        f"{display.threshold:.3g}; radiological view (patient's right on the left)"
+        f"level {display.level:.4g}, width {display.width:.4g}; relevance ±{display.limit:.3g}, {display.words}; "
+        f"radiological view (patient's right on the left)"
     )
     lines = []
     for name, words in said.items():

@@ -9,7 +9,7 @@ import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 
-from ..display import Plane
+from ..display import Plane, Sign
 from ..errors import ExportError
 from ..volume import Volume
 
@@ -110,9 +110,11 @@ def slices(
     return panels
 
 
-def peak_mm(relevance: Volume) -> tuple[float, float, float]:
+def peak_mm(relevance: Volume, sign: Sign = "both") -> tuple[float, float, float]:
     """RAS mm of the strongest voxel in the block of a few mm whose mean is strongest; the middle of a map of zeros."""
     values = relevance.data[0]
+    if sign != "both":
+        values = np.maximum(values, 0) if sign == "positive" else np.minimum(values, 0)
     means = values if np.isfinite(values.sum()) else np.nan_to_num(values)
     blocks = [max(1, round(_PEAK_MM / mm)) for mm in relevance.spacing]
     for axis, block in enumerate(blocks):

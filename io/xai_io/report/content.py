@@ -138,7 +138,7 @@ class Report:
     def _centre(self) -> tuple[float, float, float]:
         if self.display.centre is not None:
             return self.display.centre
-        return self.regions[0].peak_mm if self.regions else peak_mm(self.relevance)
+        return self.regions[0].peak_mm if self.regions else peak_mm(self.relevance, self.display.sign)
 
     def _figure(self, through: str) -> Figure:
         rows = "the scan alone, relevance over it" + ("" if self.labels is None else ", outlines of the prediction")
@@ -238,7 +238,7 @@ class Report:
     def _shown(self) -> Iterator[tuple[str, str]]:
         shown, units = self.display, f" {self.scan.units}".rstrip()
         yield "window", f"level {shown.level:.4g}{units}, width {shown.width:.4g}{units}"
-        yield "relevance", f"full colour at ±{shown.limit:.3g}, hidden below {shown.threshold:.3g} in magnitude"
+        yield "relevance", f"full colour at ±{shown.limit:.3g}, {shown.words}"
         yield "colours", f"{shown.colormap}, opacity {shown.opacity:g}"
 
     def _software(self) -> Iterator[tuple[str, str]]:
