@@ -55,27 +55,6 @@ def uppermost(viewer: Any) -> Any:
     return None
 
 
-def dragged(window: tuple[float, float], right: float, down: float) -> tuple[float, float]:
-    """A window after a drag by so many pixels: to the right it is wider, upwards the picture is brighter."""
-    low, high = window
-    level = (low + high) / 2 + down / WHOLE * (high - low)
-    width = (high - low) * 2 ** (right / DOUBLE)
-    return level - width / 2, level + width / 2
-
-
-def uppermost(viewer: Any) -> Any:
-    """The scan's layer that is seen: the uppermost visible one, or None."""
-    for layer in reversed(viewer.layers):
-        # A scan that was turned into labels keeps its metadata, but has no window.
-        if (
-            layer.visible
-            and hasattr(layer, "contrast_limits")
-            and layer.metadata.get("napari_xai", {}).get("role") == "scan"
-        ):
-            return layer
-    return None
-
-
 def drag(viewer: Any, event: Any) -> Iterator[None]:
     """Change window and level of the scan that is seen; napari calls this when a mouse button is pressed."""
     layer = uppermost(viewer)
