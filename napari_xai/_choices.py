@@ -8,7 +8,7 @@ import numpy as np
 from napari.layers import Labels
 
 from napari_xai.errors import ExplainError
-from napari_xai.layers import scan_of, volume_of
+from napari_xai.layers import on_one_grid, scan_of, volume_of
 from xai_io import Volume
 
 __all__ = ["Scan", "regions", "scans"]
@@ -70,12 +70,5 @@ def scans(layers: Iterable[Any]) -> dict[str, Scan]:
 
 def regions(layers: Iterable[Any], scan: Scan) -> list[Any]:
     """The labels layers on exactly the grid of a scan."""
-    own = scan.layers[0]
-    return [layer for layer in layers if isinstance(layer, Labels) and _same_grid(layer, own)]
-
-
-def _same_grid(one: Any, other: Any) -> bool:
-    if one.data.shape != other.data.shape:
-        return False
-    corners = np.vstack([np.zeros(3), np.diag(other.data.shape)])
-    return all(np.allclose(one.data_to_world(c), other.data_to_world(c), atol=1e-3) for c in corners)
+    known = list(layers)
+    return [layer for layer in known if isinstance(layer, Labels) and on_one_grid(layer, scan.layers[0], known)]

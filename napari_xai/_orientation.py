@@ -1,17 +1,18 @@
 """Which way the patient lies on the canvas: letters at the ends of the axes that napari shows. No Qt."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from itertools import product
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 
-from napari_xai.layers import AXES
+from napari_xai.layers import grid_of, to_ras, to_world
 
-__all__ = ["edges", "ends"]
+__all__ = ["askew", "edges", "ends", "letters"]
 
 LETTERS = ("LR", "PA", "IS")
 OBLIQUE = 0.2  # share of a direction from which its second letter is worth showing, about 12 degrees; as in pictures
+ASKEW = 0.1  # of the voxel size, from which two layers are not shown in one place
 
 
 def ends(own: Mapping[str, Any], axis: int) -> tuple[str, str]:
@@ -22,11 +23,9 @@ def ends(own: Mapping[str, Any], axis: int) -> tuple[str, str]:
     own : what the layer's metadata say under "napari_xai".
     axis : of the layer's data, and of the world that it is shown in.
     """
-    affine = np.array(own["affine_ras_mm"])
-    turn = nib.orientations.ornt_transform(nib.orientations.io_orientation(affine), nib.orientations.axcodes2ornt(AXES))
-    shown = affine @ nib.orientations.inv_ornt_aff(turn, own["shape"])
-    direction = shown[:3, axis] / np.linalg.norm(shown[:3, axis])
-    return _letters(-direction), _letters(direction)
+    step = to_ras({"napari_xai": own})[:3, axis]
+    direction = step / np.linalg.norm(step)
+    return _codes(-direction), _codes(direction)
 
 
 def edges(
@@ -46,6 +45,26 @@ def edges(
     return {"left": left, "right": right, "top": top, "bottom": bottom}
 
 
-def _letters(direction: np.ndarray) -> str:
+def letters(
+    layer: Any, layers: Iterable[Any], displayed: tuple[int, ...], camera: tuple[str, str] = ("down", "right")
+) -> dict[str, str]:
+    """As `edges`, of a layer among all that are open; nothing where it is not known how it lies in the patient."""
+    own = grid_of(layer, layers)
+    return {} if own is None else edges(own, displayed, camera)
+
+
+def askew(one: Any, other: Any) -> bool:
+    """Whether napari shows two layers made here along different axes of the patient: they do not lie over each other.
+
+    Some place of the first's volume would be more than a tenth of a voxel away in the second's.
+    """
+    corners = np.array([(*corner, 1) for corner in product(*((-0.5, n - 0.5) for n in one.data.shape))]).T
+    shown = to_world(one) @ corners
+    first, second = (to_ras(layer.metadata) @ np.linalg.inv(to_world(layer)) @ shown for layer in (one, other))
+    sizes = np.linalg.norm(np.vstack([to_world(layer)[:3, :3].T for layer in (one, other)]), axis=1)
+    return bool(np.linalg.norm((first - second)[:3], axis=0).max() > ASKEW * sizes.min())
+
+
+def _codes(direction: np.ndarray) -> str:
     order = np.argsort(-np.abs(direction))
     return "".join(LETTERS[a][int(direction[a] > 0)] for a in order if abs(direction[a]) > OBLIQUE)

@@ -7,11 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 
-from napari_xai.layers import AXES, WORLD
+from napari_xai.layers import WORLD, to_ras, to_world
 
 __all__ = ["PLANES", "Grid", "Plane", "Seen", "base", "colored", "painted", "patient_mm", "position", "shown_layers"]
 
@@ -28,22 +27,20 @@ class Plane:
     Attributes
     ----------
     axis, rows, columns : the world's axis that it is cut across, and those that run down and to the right.
-    letters : at its left, right, upper and lower edge.
     """
 
     name: str
     axis: int
     rows: int
     columns: int
-    letters: tuple[str, str, str, str]
 
 
 PLANES: Mapping[str, Plane] = {
     plane.name: plane
     for plane in (
-        Plane("axial", 0, 1, 2, ("R", "L", "A", "P")),
-        Plane("coronal", 1, 0, 2, ("R", "L", "S", "I")),
-        Plane("sagittal", 2, 0, 1, ("A", "P", "S", "I")),
+        Plane("axial", 0, 1, 2),
+        Plane("coronal", 1, 0, 2),
+        Plane("sagittal", 2, 0, 1),
     )
 }
 
@@ -64,7 +61,7 @@ class Grid:
     @classmethod
     def of(cls, layer: Any) -> "Grid":
         """The layer's own voxels; of one that is turned in the world, voxels of their size around it."""
-        affine = _affine(layer)
+        affine = to_world(layer)
         linear = affine[:3, :3]
         if np.allclose(linear, np.diag(np.diag(linear)), atol=DIAGONAL) and (np.diag(linear) > 0).all():
             shape, spacing, origin = layer.data.shape, np.diag(linear), affine[:3, 3]
@@ -161,11 +158,7 @@ def patient_mm(layer: Any, index: Sequence[float]) -> tuple[float, float, float]
     if own is None:
         x, y, z, _ = np.linalg.inv(WORLD) @ [*layer.data_to_world(index), 1]
     else:
-        affine = np.asarray(own["affine_ras_mm"], dtype=np.float64)
-        turn = nib.orientations.ornt_transform(
-            nib.orientations.io_orientation(affine), nib.orientations.axcodes2ornt(AXES)
-        )
-        x, y, z, _ = affine @ nib.orientations.inv_ornt_aff(turn, own["shape"]) @ [*index, 1]
+        x, y, z, _ = to_ras(layer.metadata) @ [*index, 1]
     return float(x), float(y), float(z)
 
 
@@ -175,20 +168,11 @@ def position(mm: Sequence[float]) -> str:
     return ", ".join(f"{side} {abs(value):.1f}" for side, value in zip(sides, mm, strict=True)) + " mm"
 
 
-def _affine(layer: Any) -> npt.NDArray[np.float64]:
-    """From a layer's voxels to the world."""
-    origin = np.asarray(layer.data_to_world(np.zeros(3)), dtype=np.float64)
-    affine = np.eye(4)
-    affine[:3, :3] = np.column_stack([np.asarray(layer.data_to_world(one)) - origin for one in np.eye(3)])
-    affine[:3, 3] = origin
-    return affine
-
-
 def _cut(layer: Any, grid: Grid, plane: Plane, number: int) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_] | None]:
     """A layer's values in one slice of the grid, the nearest voxel's; and where it has any, None: everywhere."""
-    to_world = np.diag([*grid.spacing, 1.0])
-    to_world[:3, 3] = grid.origin
-    to_data = np.linalg.inv(_affine(layer)) @ to_world
+    grid_to_world = np.diag([*grid.spacing, 1.0])
+    grid_to_world[:3, 3] = grid.origin
+    to_data = np.linalg.inv(to_world(layer)) @ grid_to_world
     if layer.data.shape == grid.shape and np.allclose(to_data, np.eye(4), atol=1e-3):
         return np.asarray(layer.data[(slice(None),) * plane.axis + (number,)]), None
     rows, columns = np.ogrid[: grid.shape[plane.rows], : grid.shape[plane.columns]]

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_xai._look import Look
+from napari_xai.layers import on_one_grid
 from xai_io import Display
 
 __all__ = [
@@ -60,19 +61,15 @@ def map_layers(layers: Iterable[Any], key: str) -> list[Any]:
 
 
 def scan_under(layers: Iterable[Any], relevance: Any) -> Any | None:
-    """The layer of the scan that a map lies on: its own, else the topmost on the same grid."""
+    """The layer of the scan that a map lies on: its own, or of a map from a file the topmost on the same grid.
+
+    None where its own was closed: another on that grid may be of another patient.
+    """
+    key = _own(relevance).get("scan")
     found = [layer for layer in reversed(list(layers)) if _own(layer).get("role") == "scan"]
-    own = [layer for layer in found if _own(layer)["scan"] == _own(relevance).get("scan")]
-    same = [layer for layer in own or found if on_one_grid(layer, relevance)]
+    same = [layer for layer in found if _own(layer)["scan"] == (key or _own(layer)["scan"])]
+    same = [layer for layer in same if on_one_grid(layer, relevance)]
     return min(same, key=lambda layer: (not layer.visible, _own(layer).get("channel", 0)), default=None)
-
-
-def on_one_grid(one: Any, other: Any) -> bool:
-    """Whether two layers have the same voxels in the same places."""
-    if one.data.shape != other.data.shape:
-        return False
-    corners = np.vstack([np.zeros(one.ndim), np.diag(other.data.shape)])
-    return all(np.allclose(one.data_to_world(c), other.data_to_world(c), atol=1e-3) for c in corners)
 
 
 def voxel_mm(layer: Any) -> tuple[float, ...]:

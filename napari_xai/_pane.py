@@ -1,5 +1,7 @@
 """A picture with a crosshair, the patient's sides at its edges, and what a mouse does on it."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import numpy.typing as npt
 from qtpy.QtCore import QPointF, QRectF, QSize, Qt, Signal
@@ -32,6 +34,7 @@ class Pane(QWidget):  # type: ignore[misc]
         self._image = QImage()
         self._mm = (1.0, 1.0)
         self._cross = (0.0, 0.0)
+        self._letters: Mapping[str, str] = {}
         self._texts = ("", "", "")  # title, number of the slice, scale
         self._turned = 0
         self.setMinimumSize(110, 110)
@@ -44,11 +47,17 @@ class Pane(QWidget):  # type: ignore[misc]
         picture: npt.NDArray[np.uint8],
         grid: Grid,
         point: tuple[float, ...],
+        letters: Mapping[str, str],
         title: str,
         number: str = "",
         scale: str = "",
     ) -> None:
-        """Show a plane (rows, columns, 3) of a grid, with the crosshair on a point of the world, and three texts."""
+        """Show a plane (rows, columns, 3) of a grid, with the crosshair on a point of the world, and three texts.
+
+        Parameters
+        ----------
+        letters : the patient's sides at the picture's "left", "right", "top" and "bottom", as far as they are known.
+        """
         rows, columns = self.plane.rows, self.plane.columns
         where = grid.index(point)
         self.picture = np.ascontiguousarray(picture)
@@ -56,7 +65,7 @@ class Pane(QWidget):  # type: ignore[misc]
         self._image = QImage(self.picture.data, width, height, 3 * width, QImage.Format.Format_RGB888)
         self._mm = grid.spacing[rows], grid.spacing[columns]
         self._cross = float(where[rows]), float(where[columns])
-        self._texts = title, number, scale
+        self._letters, self._texts = letters, (title, number, scale)
         self.update()
 
     def clear(self) -> None:
@@ -96,9 +105,14 @@ class Pane(QWidget):  # type: ignore[misc]
         center = (Qt.AlignmentFlag.AlignVCenter, Qt.AlignmentFlag.AlignHCenter)
         sides = (Qt.AlignmentFlag.AlignLeft, Qt.AlignmentFlag.AlignRight)
         ends = (Qt.AlignmentFlag.AlignTop, Qt.AlignmentFlag.AlignBottom)
-        places = (sides[0] | center[0], sides[1] | center[0], ends[0] | center[1], ends[1] | center[1])
-        for letter, place in zip(self.plane.letters, places, strict=True):
-            self._write(painter, space, int(place), letter, MARK)
+        places = {
+            "left": sides[0] | center[0],
+            "right": sides[1] | center[0],
+            "top": ends[0] | center[1],
+            "bottom": ends[1] | center[1],
+        }
+        for edge, letter in self._letters.items():
+            self._write(painter, space, int(places[edge]), letter, MARK)
         font.setBold(False)
         painter.setFont(font)
         corners = (ends[0] | sides[0], ends[1] | sides[0], ends[1] | sides[1])

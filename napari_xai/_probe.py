@@ -5,11 +5,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from napari_xai._map_statistics import MapStatistics
 from napari_xai._words import share
 from napari_xai._workplace import Result, Workplace
-from napari_xai.layers import to_ras
+from napari_xai.layers import grid_of, to_ras
 from xai_io.pictures.slices import direction
 
 __all__ = ["Probe", "label_names", "probe", "result_of"]
@@ -60,18 +61,21 @@ def probe(
 ) -> Probe | None:
     """Look at a place in the viewer's world; None outside of the map.
 
-    Each layer is asked through its own transforms: labels may lie on another grid.
+    Labels may lie on another grid: those that say where they lie in the patient are asked for that place, which in
+    napari's world is another one if either scan is oblique.
     """
     world = tuple(position)
     index = _voxel(relevance, world)
     if index is None:
         return None
     x, y, z = (to_ras(relevance.metadata) @ [*index, 1.0])[:3].tolist()
+    here = to_ras(relevance.metadata) @ [*relevance.world_to_data(world[-3:]), 1.0]
     value = float(np.asarray(relevance.data[index]))
     under = None if scan is None else _voxel(scan, world)
     said = {}
     for layer in labels:
-        where = _voxel(layer, world)
+        placed = grid_of(layer) is not None
+        where = _inside(layer, np.linalg.inv(to_ras(layer.metadata)) @ here) if placed else _voxel(layer, world)
         number = 0 if where is None else int(np.asarray(layer.data[where]))
         if number:
             said[str(layer.name)] = label_names(layer, place).get(number, f"label {number}")
@@ -106,7 +110,12 @@ def _voxel(layer: Any, world: tuple[float, ...]) -> tuple[int, ...] | None:
     """The voxel of a layer that a place lies in; None outside. A world's axes beyond the layer's come first."""
     if len(world) < layer.ndim:
         return None
-    at = np.floor(np.asarray(layer.world_to_data(world[-layer.ndim :])) + 0.5)
+    return _inside(layer, np.asarray(layer.world_to_data(world[-layer.ndim :])))
+
+
+def _inside(layer: Any, index: npt.NDArray[np.float64]) -> tuple[int, ...] | None:
+    """The voxel at an index between a layer's voxels; None outside."""
+    at = np.floor(index[: layer.ndim] + 0.5)
     if not ((at >= 0) & (at < layer.data.shape)).all():
         return None
     return tuple(int(n) for n in at)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from napari_xai._record import record_beside
-from napari_xai.layers import LayerData, relevance_layers, scan_layers
+from napari_xai.layers import LayerData, placed, relevance_layers, same_grid, scan_layers
 from xai_io import Volume, XaiIOError, read_volume, sniff
 
 if TYPE_CHECKING:
@@ -134,11 +134,9 @@ def _in_event_loop() -> bool:
 
 def _scan_under(volume: Volume) -> str:
     """The key of the scan in the viewer that lies on a map's grid; "" if there is none."""
-    viewer = _viewer()
+    viewer, wanted = _viewer(), placed(volume)["metadata"]["napari_xai"]
     for layer in () if viewer is None else viewer.layers:
         own = layer.metadata.get("napari_xai", {})
-        if own.get("role") == "scan" and own["shape"] == list(volume.shape):
-            off = abs(volume.affine - own["affine_ras_mm"]).max()
-            if off < 1e-3:
-                return str(own["scan"])
+        if own.get("role") == "scan" and same_grid(own, wanted):
+            return str(own["scan"])
     return ""

@@ -13,6 +13,7 @@ from napari.utils.notifications import show_error, show_info
 from qtpy.compat import isalive
 from qtpy.QtWidgets import QBoxLayout, QLabel, QPushButton, QVBoxLayout, QWidget
 
+from napari_xai._orientation import letters
 from napari_xai._ortho import PLANES, Grid, Seen, base, painted, patient_mm, position, shown_layers
 from napari_xai._pane import Pane
 from napari_xai._surface import Surface, shown_from, surface, surface_layers
@@ -63,7 +64,9 @@ class Views(QWidget):  # type: ignore[misc]
         for pane in self.panes.values():
             plane = pane.plane
             number = f"{voxel[plane.axis] + 1} / {self._grid.shape[plane.axis]}"
-            pane.show_picture(painted(seen, self._grid, plane, point), self._grid, point, plane.name, number)
+            sides = letters(lowest, layers, (plane.rows, plane.columns))
+            picture = painted(seen, self._grid, plane, point)
+            pane.show_picture(picture, self._grid, point, sides, plane.name, number)
         self.position.setText(position(patient_mm(lowest, lowest.world_to_data(self._grid.point(voxel)))))
 
     def show_solid(self) -> None:

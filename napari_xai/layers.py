@@ -5,7 +5,8 @@ towards the patient's left. In 2D that is the radiological convention; and since
 (R, A, S), a hand stays the same hand in 3D. Arrays are transposed and flipped as views, never copied.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import product
 from typing import Any, TypeAlias
 from uuid import uuid4
 
@@ -19,11 +20,15 @@ __all__ = [
     "LABELS",
     "WORLD",
     "LayerData",
+    "grid_of",
     "label_layer",
+    "on_one_grid",
     "relevance_layers",
+    "same_grid",
     "scan_layers",
     "scan_of",
     "to_ras",
+    "to_world",
     "volume_of",
 ]
 
@@ -34,6 +39,7 @@ LABELS = ("S-I", "A-P", "R-L")
 # (x, y, z) in RAS to (-z, -y, -x).
 WORLD = np.array([[0, 0, -1, 0], [0, -1, 0, 0], [-1, 0, 0, 0], [0, 0, 0, 1]], dtype=np.float64)
 OBLIQUE = 1e-4  # of the voxel size, above which an axis does not lie along the world's
+SAME = 0.01  # of the voxel size, up to which voxels lie in the same place; files round their affines
 THRESHOLD = 0.1  # of the range, below which nothing is shown
 
 
@@ -116,7 +122,8 @@ def placed(volume: Volume, **more: Any) -> dict[str, Any]:
     """Where a volume lies in napari's world: affine, units, axis labels; its own grid in the metadata.
 
     napari slices along its world's axes: an oblique scan would be cut askew. It is shown in its own axes instead,
-    without rotation, with its spacing and centre; its axis labels say so, and its true affine is in the metadata.
+    without rotation, with its spacing and centre; its axis labels say so, as "~S-I", about S-I, and its true affine is
+    in the metadata.
     """
     turn = _turn(volume)
     affine = WORLD @ volume.affine @ nib.orientations.inv_ornt_aff(turn, volume.shape)
@@ -129,7 +136,7 @@ def placed(volume: Volume, **more: Any) -> dict[str, Any]:
     return {
         "affine": upright,
         "units": ("mm", "mm", "mm"),
-        "axis_labels": tuple(f"{label} (oblique)" for label in LABELS) if oblique else LABELS,
+        "axis_labels": tuple(f"~{label}" for label in LABELS) if oblique else LABELS,
         "metadata": {"napari_xai": own | {"units": volume.units, **more}},
     }
 
@@ -144,9 +151,7 @@ def volume_of(data: np.ndarray, metadata: Mapping[str, Any]) -> Volume:
     own = metadata.get("napari_xai")
     if own is None:
         raise GeometryError("The layer does not say where it lies in the patient: open the scan with napari-xai.")
-    blank = Volume(np.broadcast_to(np.float32(0), (1, *own["shape"])), np.array(own["affine_ras_mm"]))
-    turn = _turn(blank)
-    shown = tuple(blank.shape[int(a)] for a in np.argsort(turn[:, 0]))
+    blank, shown = _blank(own), _shown_shape(own)
     if np.shape(data) != shown:
         raise GeometryError(
             f"The layer has the shape {np.shape(data)}, but its grid in the patient has {shown}: "
@@ -163,9 +168,71 @@ def volume_of(data: np.ndarray, metadata: Mapping[str, Any]) -> Volume:
 
 def to_ras(metadata: Mapping[str, Any]) -> np.ndarray:
     """From the indices of a layer made here to RAS mm (4, 4): the true affine of its scan, oblique or not."""
-    own = metadata["napari_xai"]
-    blank = Volume(np.broadcast_to(np.float32(0), (1, *own["shape"])), np.array(own["affine_ras_mm"]))
+    blank = _blank(metadata["napari_xai"])
     return np.asarray(blank.affine @ nib.orientations.inv_ornt_aff(_turn(blank), blank.shape))
+
+
+def to_world(layer: Any) -> np.ndarray:
+    """From the indices of a layer with three axes to the world that napari shows (4, 4)."""
+    origin = np.asarray(layer.data_to_world(np.zeros(3)), dtype=np.float64)
+    affine = np.eye(4)
+    affine[:3, :3] = np.column_stack([np.asarray(layer.data_to_world(one)) - origin for one in np.eye(3)])
+    affine[:3, 3] = origin
+    return affine
+
+
+def same_grid(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two layers have the same voxels in the same places of the patient, in whatever order files store them.
+
+    Parameters
+    ----------
+    one, other : what the metadata of layers made here say under "napari_xai".
+    """
+    shape = _shown_shape(one)
+    if shape != _shown_shape(other):
+        return False
+    first, second = (to_ras({"napari_xai": own}) for own in (one, other))
+    corners = np.array([(*corner, 1) for corner in product(*((0, n - 1) for n in shape))])
+    off = np.linalg.norm((corners @ (first - second).T)[:, :3], axis=1)
+    return bool(off.max() < SAME * np.linalg.norm(first[:3, :3], axis=0).min())
+
+
+def grid_of(layer: Any, layers: Iterable[Any] = ()) -> Mapping[str, Any] | None:
+    """What is known of where a layer's voxels lie in the patient: metadata with "affine_ras_mm" and "shape".
+
+    A layer that does not say so itself, such as labels painted over a scan, has the grid of the layers that it lies
+    on. napari's world alone cannot tell, as oblique scans are shown in their own axes there: where layers of several
+    true grids are shown in this place, or none is, and where a layer was cropped, the answer is None.
+
+    Parameters
+    ----------
+    layers : on which it may lie.
+    """
+    if (own := _placed_as(layer)) is not None:
+        return own
+    if layer.ndim != 3:
+        return None
+    shape, affine = np.shape(layer.data), to_world(layer)
+    found = [
+        own
+        for other in layers
+        if (own := _placed_as(other)) is not None
+        and other.data.shape == shape
+        and np.allclose(to_world(other), affine, atol=1e-3)
+    ]
+    return found[0] if found and all(same_grid(own, found[0]) for own in found) else None
+
+
+def on_one_grid(one: Any, other: Any, layers: Iterable[Any] = ()) -> bool:
+    """Whether two layers have the same voxels in the same places of the patient.
+
+    Parameters
+    ----------
+    layers : all that are open; in the light of them, it may be in doubt on which one labels were painted.
+    """
+    known = [one, other, *layers]
+    first, second = grid_of(one, known), grid_of(other, known)
+    return first is not None and second is not None and same_grid(first, second)
 
 
 def scan_of(layers: Sequence[tuple[np.ndarray, Mapping[str, Any]]]) -> Volume:
@@ -184,6 +251,23 @@ def scan_of(layers: Sequence[tuple[np.ndarray, Mapping[str, Any]]]) -> Volume:
     if wanted == 1:
         return channels[0]
     return channels[0].with_data(np.concatenate([channels[c].data for c in range(wanted)]), units=channels[0].units)
+
+
+def _placed_as(layer: Any) -> Mapping[str, Any] | None:
+    """What a layer's own metadata say of its grid; None where they do not, or where its values were cropped since."""
+    own: Mapping[str, Any] = layer.metadata.get("napari_xai", {})
+    return own if "affine_ras_mm" in own and np.shape(layer.data) == _shown_shape(own) else None
+
+
+def _blank(own: Mapping[str, Any]) -> Volume:
+    """A volume of zeros, which takes no memory, on a layer's grid."""
+    return Volume(np.broadcast_to(np.float32(0), (1, *own["shape"])), np.array(own["affine_ras_mm"]))
+
+
+def _shown_shape(own: Mapping[str, Any]) -> tuple[int, ...]:
+    """The shape of a layer's data, which lie along napari's world, not in the file's order."""
+    blank = _blank(own)
+    return tuple(blank.shape[int(a)] for a in np.argsort(_turn(blank)[:, 0]))
 
 
 def _turn(volume: Volume) -> np.ndarray:

@@ -80,6 +80,25 @@ def test_the_planes_are_linked_with_the_viewer(viewer, qtbot, scan):
     assert "no relevance" in views.solid.toolTip()
 
 
+def test_the_letters_of_a_tilted_scan_say_so_in_every_plane(viewer, qtbot, scan):
+    c, s = np.cos(0.6), np.sin(0.6)  # about the axis from right to left
+    steep = Volume(scan.data, np.array([[2, 0, 0, 0], [0, 2 * c, -3 * s, 0], [0, 2 * s, 3 * c, 0], [0, 0, 0, 1.0]]))
+    mapped(viewer, steep, two_balls(steep))
+    wanted = {
+        "axial": {"left": "R", "right": "L", "top": "AS", "bottom": "PI"},
+        "coronal": {"left": "R", "right": "L", "top": "SP", "bottom": "IA"},
+        "sagittal": {"left": "AS", "right": "PI", "top": "SP", "bottom": "IA"},
+    }
+    views = opened(viewer, qtbot, "Views")
+    qtbot.waitUntil(lambda: all(pane._letters == wanted[name] for name, pane in views.panes.items()), timeout=3000)
+    dock = opened(viewer, qtbot, "Compare")
+    qtbot.waitUntil(lambda: dock.panel is not None, timeout=20_000)
+    qtbot.waitUntil(lambda: [pane._letters for pane in dock.panel.panes] == [wanted["axial"]], timeout=3000)
+    viewer.layers.clear()
+    viewer.add_image(np.zeros((8, 8, 8), np.float32))  # nothing says how it lies
+    qtbot.waitUntil(lambda: views.panes["axial"]._letters == {}, timeout=3000)
+
+
 def views_mm(views):
     """The position that the dock writes, as RAS mm."""
     parts = views.position.text().removesuffix(" mm").split(", ")

@@ -130,7 +130,7 @@ def test_overlays_lie_on_their_scan(axes, tilt):
 def test_oblique_scans_stand_upright_and_say_so():
     straight, tilted = (scan_layers(glove("LPS", tilt))[0][1] for tilt in (0, 0.2))
     assert straight["axis_labels"] == ("S-I", "A-P", "R-L")
-    assert all("oblique" in label for label in tilted["axis_labels"])
+    assert tilted["axis_labels"] == ("~S-I", "~A-P", "~R-L")  # short, as little fits into the canvas' corner
     assert np.array_equal(tilted["affine"][:3, :3], np.diag(np.diag(tilted["affine"])[:3]))
     assert np.array_equal(tilted["metadata"]["napari_xai"]["affine_ras_mm"], glove("LPS", 0.2).affine)
 

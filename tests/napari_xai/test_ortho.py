@@ -77,7 +77,6 @@ def test_every_plane_is_radiological(axes, tilt):
     centre = where(sagittal, here)
     assert where(sagittal, front)[1] < centre[1]
     assert where(sagittal, up)[0] < centre[0]
-    assert [PLANES[p].letters[0] for p in PLANES] == ["R", "R", "A"]
 
 
 @pytest.mark.parametrize(("axes", "tilt"), CASES)
