@@ -416,3 +416,16 @@ def test_numbers_of_series_and_image_are_nobody(tmp_path):
     scan = read_volume(tmp_path / "in")
     as_json(tmp_path / "x", "1301 0001")
     assert leaks(tmp_path / "x.json", scan) == ()
+
+
+def test_the_numbers_of_an_oblique_header_are_nobodys_initials(tmp_path):
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(1, 6, 5, 4)).astype(np.float32)
+    for n in range(40):
+        turn, _ = np.linalg.qr(np.eye(3) + 0.3 * rng.normal(size=(3, 3)))
+        affine = np.eye(4)
+        affine[:3, :3], affine[:3, 3] = turn * rng.uniform(0.7, 3, 3), rng.normal(0, 60, 3)
+        write_nifti(tmp_path / f"{n}.nii.gz", Volume(values, affine))
+        scan = read_volume(tmp_path / f"{n}.nii.gz")
+        write_nifti(tmp_path / f"{n}_relevance.nii.gz", scan.with_data(values + 1))
+        checked(tmp_path / f"{n}_relevance.nii.gz", scan, Identity())

@@ -115,7 +115,7 @@ def _offset(header: bytes) -> int:
 
 
 def nifti_texts(path: Path) -> Iterator[tuple[str, str, int]]:
-    """Header and extensions, which end where the voxels begin."""
+    """What is text in the header, and the extensions, which end where the voxels begin."""
     with path.open("rb") as file:
         packed = file.read(2) == b"\x1f\x8b"
     with gzip.open(path) if packed else path.open("rb") as file:
@@ -124,10 +124,12 @@ def nifti_texts(path: Path) -> Iterator[tuple[str, str, int]]:
         raw = (raw + file.read(-1 if end is None else max(0, end - 540)))[:end]
     # descrip, aux_file, intent_name of NIfTI-2; data_type, db_name, and the same of NIfTI-1
     two, one = ((240, 80), (320, 24), (508, 16)), ((4, 10), (14, 18), (148, 80), (228, 24), (328, 16))
-    fields: tuple[tuple[int, int], ...] = two if struct.pack("<i", 540) in (raw[:4], raw[3::-1]) else one
+    size, fields = (540, two) if struct.pack("<i", 540) in (raw[:4], raw[3::-1]) else (348, one)
     for start, length in fields:
         yield "NIfTI header", raw[start : start + length].split(b"\0")[0].decode("latin-1").strip(), 0
-    yield "NIfTI header or extension", _printable(raw), 1
+        yield "NIfTI header", _printable(raw[start : start + length]), 1  # what stands behind an end, too
+    # The rest of the header are numbers: an affine's bytes would now and then read like somebody's initials.
+    yield "NIfTI extension", _printable(raw[size:]), 1
 
 
 def _png_texts(raw: bytes) -> Iterator[tuple[str, str, int]]:
