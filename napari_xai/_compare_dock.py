@@ -234,7 +234,8 @@ class Panel(QWidget):  # type: ignore[misc]
         chosen = [layer for layer in self.chosen if layer in there]
         for layer in there:
             first = chosen[0] if chosen else layer
-            if layer not in known and layer.visible and len(chosen) < COLUMNS and on_one_grid(layer, first):
+            whole = layer.metadata["napari_xai"].get("part", "") in ("", "all channels")
+            if layer not in known and whole and len(chosen) < COLUMNS and on_one_grid(layer, first):
                 chosen.append(layer)
         blocker = QSignalBlocker(self.maps)
         self.maps.clear()

@@ -17,9 +17,8 @@ __all__ = ["COLORMAPS", "Look", "read_look", "write_look"]
 
 COLORMAPS = ("red-blue", "RdBu_r", "coolwarm", "seismic", "PuOr_r", "PiYG_r")
 ROOM = 1.25  # the limit over the threshold, at least: colours need a range to differ in
-FINEST = 200.0  # the same, at most: more, and the threshold would lie between two of the colours
-BLUR = 1.5  # steps that the viewer's interpolation reaches: its own colours lie between these
-STEPS = 1025  # colours of a map: as fine as the 1024 that the viewer's shader looks up, and zero is one of them
+FINEST = 100.0  # the same, at most: more, and the threshold would lie between two of the colours
+STEPS = 1024  # colours of a map: those that the viewer's shader looks up, zero in the middle between two of them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,13 +88,12 @@ class Look:
     def colors(self) -> npt.NDArray[np.float64]:
         """RGBA of relevance from -limit to limit: transparent below the threshold, and where the sign is left out.
 
-        The viewer interpolates between these steps: the first ones beyond the threshold, and those beside zero, are
-        transparent, too, else what is below would shine faintly.
+        The viewer interpolates between these steps: the first one beyond the threshold is transparent, too, else what
+        is below would shine faintly.
         """
-        table = self.display.table(STEPS)
-        middle = STEPS // 2
-        step = self.display.limit / middle
-        table[np.abs(np.arange(STEPS) - middle) * step < self.display.threshold + BLUR * step, 3] = 0
+        table, limit = self.display.table(STEPS), self.display.limit
+        at, step = np.linspace(-limit, limit, STEPS, retstep=True)
+        table[np.abs(at) < self.display.threshold + step, 3] = 0
         return table
 
     @property

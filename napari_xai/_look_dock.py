@@ -210,6 +210,7 @@ class Panel(QWidget):  # type: ignore[misc]
         self.look = self._known()
         self.controls.in_canvas.setChecked(layer.colorbar.visible)
         self.use(self.look)
+        self._refilter()  # another dock may have shown it otherwise, or this one before it was closed
         self._measure_map()
 
     @property
@@ -315,6 +316,7 @@ class Panel(QWidget):  # type: ignore[misc]
         self.controls.show_statistics(found)
         self._update_peak()
         self._show_curve()
+        self._probe_later()
         look = self.look
         if look is not None and look.percentile is not None:
             look = look.with_threshold(found.value(look.percentile), look.percentile)
@@ -373,6 +375,8 @@ class Panel(QWidget):  # type: ignore[misc]
 
     def _about(self, found: tuple[Region, ...]) -> str:
         if self.look is None or self.look.display.threshold == 0:
+            if self.look is not None and self.look.percentile:
+                return "Most of what is shown is zero, and so is this percentile: choose a higher one, or a value."
             return "Set a threshold: hot spots are what passes it."
         words = self.layer.metadata["napari_xai"].get("filtered", "")
         of = f" of the map {words}" if words else ""

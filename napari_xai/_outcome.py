@@ -63,7 +63,10 @@ class Outcome:
             layer.data = np.zeros((1,) * layer.ndim, np.float32)  # napari keeps removed layers alive
 
     def explained(self, run: Run, job: Job, explanation: Explanation, layers: list[LayerData]) -> None:
-        """Add the layers of a result, and say what is wrong with it."""
+        """Add the layers of a result in place of earlier maps of the scan, and say what is wrong with it."""
+        for layer in self._viewer.layers:
+            if _own(layer)["role"] == "relevance" and _own(layer).get("scan") == run.scans[0]:
+                layer.visible = False  # several at once would be a picture that no method has made
         result = Result(job, explanation, run.scans[0])
         for data, options, kind in layers:
             own = self._marked(options, run)
@@ -85,6 +88,12 @@ class Outcome:
         there = {_own(layer).get("map") for layer in self._viewer.layers if _own(layer)["role"] == "relevance"}
         for key in set(self._workplace.results) - there:
             self._workplace.forget(key)
+
+    def forget_prediction(self, scan: str) -> None:
+        """Let predictions of a scan that has changed be label maps like any other."""
+        for layer in self._viewer.layers:
+            if _own(layer)["role"] == "prediction" and _own(layer).get("scan") == scan:
+                layer.metadata["napari_xai"] = {**_own(layer), "role": "region"}
 
     def prediction(self, scan: str, model: str) -> Any:
         """The label layer of a model's prediction on a scan; None if there is none."""

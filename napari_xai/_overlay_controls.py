@@ -198,7 +198,7 @@ class OverlayControls(QWidget):  # type: ignore[misc]
             rows,
             "Full colour at",
             self.limit,
-            "Relevance from which colours no longer change, of both signs; 1.25 to 200 times the threshold.",
+            "Relevance from which colours no longer change, of both signs; 1.25 to 100 times the threshold.",
         )
         add_row(
             rows,

@@ -61,6 +61,7 @@ class Panel(QWidget):  # type: ignore[misc]
         self._lay_out()
         self._fill()
         self._connect()
+        self._choose_question()
         self._follow_layers()
 
     # --- what can be done -------------------------------------------------------------------
@@ -261,6 +262,8 @@ class Panel(QWidget):  # type: ignore[misc]
         if not isalive(self):
             return
         self._scans = scans(self._viewer.layers)
+        for layer in (layer for scan in self._scans.values() for layer in scan.layers):
+            layer.events.data.connect(self._forget_prediction)  # once only, however often it is asked for
         self._outcome.forget()
         self.session.forget(self._scans)
         chosen, blocker = self.scan.currentData(), QSignalBlocker(self.scan)
@@ -270,6 +273,14 @@ class Panel(QWidget):  # type: ignore[misc]
         self.scan.setCurrentIndex(max(self.scan.findData(chosen), 0 if self._scans else -1))
         blocker.unblock()
         self._choose_scan()
+
+    def _forget_prediction(self, event: Any) -> None:
+        """A scan has other values now: what was predicted of it is not said any more."""
+        if isalive(self):
+            key = event.source.metadata["napari_xai"]["scan"]
+            self.session.forget(self._scans.keys() - {key})
+            self._outcome.forget_prediction(key)
+            self._update()
 
     def _offer_layers(self) -> None:
         """Let the form name what is open in the viewer."""
@@ -387,8 +398,11 @@ class Panel(QWidget):  # type: ignore[misc]
             self._offer_model(path)
         self.model.setPlaceholderText("Choose a model")
         self.model.setCurrentIndex(-1)
+        if self.session.model is not None:  # chosen in this dock before it was closed
+            self._offer_model(self.session.model)
+            self.model.setCurrentIndex(self.model.findData(str(self.session.model)))
         self.scan.setPlaceholderText("No scan is open")
-        self.question.name_classes({})
+        self.question.name_classes(self.session.classes)
 
     def _connect(self) -> None:
         self.scan.currentIndexChanged.connect(self._choose_scan)

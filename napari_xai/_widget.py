@@ -3,8 +3,10 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from qtpy.QtCore import QEvent, Qt
-from qtpy.QtWidgets import QLabel, QScrollArea, QSizePolicy, QVBoxLayout, QWidget
+from qtpy.compat import isalive
+from qtpy.QtCore import QEvent, Qt, QTimer
+from qtpy.QtGui import QShowEvent
+from qtpy.QtWidgets import QDockWidget, QLabel, QMainWindow, QScrollArea, QSizePolicy, QVBoxLayout, QWidget
 
 from napari_xai._task import Task
 
@@ -12,7 +14,6 @@ if TYPE_CHECKING:
     import napari
 
 __all__ = ["CompareWidget", "Dock", "ExplainWidget", "InsideWidget", "RelevanceWidget", "ReportWidget"]
-
 
 WIDTH, MARGIN = 380, 6  # pixels; the widest panel has room beside a scroll bar
 
@@ -29,6 +30,7 @@ class Dock(QWidget):  # type: ignore[misc]
         super().__init__()
         self._viewer = napari_viewer
         self.panel: Any = None
+        self._placed = False
         self.setMinimumWidth(WIDTH)
         self._label = QLabel("Loading PyTorch and MONAI …")
         self._label.setAlignment(Qt.AlignmentFlag.AlignCenter)
@@ -48,11 +50,36 @@ class Dock(QWidget):  # type: ignore[misc]
         grows = self.panel.sizePolicy().verticalPolicy() == QSizePolicy.Policy.Expanding
         self.layout().insertWidget(0, self.panel if grows else _scrolled(self.panel), 100)  # napari has added a stretch
 
+    def showEvent(self, event: QShowEvent) -> None:  # noqa: N802 - Qt's
+        """Become a tab of the plugin's other panels: below each other they would squeeze each other."""
+        super().showEvent(event)
+        if not self._placed:
+            self._placed = True
+            QTimer.singleShot(0, self._join)
+
+    def _join(self) -> None:
+        own: Any = _dock_of(self) if isalive(self) else None
+        window = None if own is None else own.parent()
+        if not isinstance(window, QMainWindow) or own.isFloating():
+            return
+        docks = {_dock_of(one): window.dockWidgetArea(_dock_of(one)) for one in window.findChildren(Dock)}
+        others = [dock for dock, area in docks.items() if dock is not own and area == docks[own]]
+        if others and not window.tabifiedDockWidgets(own):
+            window.tabifyDockWidget(others[0], own)
+            own.raise_()
+
     def event(self, event: QEvent) -> bool:
         """Stop the work when the dock is closed: its result would have nowhere to go."""
         if event.type() == QEvent.Type.ParentChange and self.parent() is None and self.panel is not None:
             self.panel.cancel()
         return bool(super().event(event))
+
+
+def _dock_of(widget: QWidget) -> Any:
+    """The QDockWidget that a widget lies in; None if in none."""
+    while widget is not None and not isinstance(widget, QDockWidget):
+        widget = widget.parent()
+    return widget
 
 
 def _scrolled(panel: QWidget) -> QScrollArea:

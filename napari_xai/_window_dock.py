@@ -54,7 +54,7 @@ class WindowWidget(QWidget):  # type: ignore[misc]
         for box in (self.preset, self.level, self.width_):
             box.setEnabled(layer is not None)
             box.setToolTip("" if layer is not None else "Open a scan first.")
-        self.hint.setText(HINT if layer is not None else "Open a scan first.")
+        self.hint.setText(f"{layer.name}. {HINT}" if layer is not None else "Open a scan first.")
         if layer is self._layer:
             return
         if self._layer is not None:

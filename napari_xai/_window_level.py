@@ -47,8 +47,12 @@ def dragged(window: tuple[float, float], right: float, down: float) -> tuple[flo
 
 
 def uppermost(viewer: Any) -> Any:
-    """The scan's layer that is seen: the uppermost visible one, or None; labels made of a scan have no window."""
-    for layer in reversed(viewer.layers):
+    """The scan's layer that is seen: the selected one, else the uppermost visible one; None if there is none.
+
+    Labels that were made of a scan have no window.
+    """
+    active = viewer.layers.selection.active
+    for layer in ([] if active is None else [active]) + list(reversed(viewer.layers)):
         is_scan = layer.metadata.get("napari_xai", {}).get("role") == "scan" and hasattr(layer, "contrast_limits")
         if layer.visible and is_scan:
             return layer

@@ -256,6 +256,7 @@ def test_docks_that_were_closed_hear_nothing(viewer, panel, qtbot, classifier, s
     panel.run()
     idle(panel, qtbot)
     assert "Score" in panel.result.text()
+    assert [layer.visible for layer in viewer.layers] == [True, False, True]  # one map at a time
     shown.contrast_limits = (0, 33)
     viewer.layers[-1].contrast_limits = (-1, 1)
     viewer.layers[-1].data = np.array(viewer.layers[-1].data)
@@ -268,6 +269,29 @@ def test_docks_that_were_closed_hear_nothing(viewer, panel, qtbot, classifier, s
     viewer.layers.clear()
     qtbot.wait(300)
     assert said("error") == []
+
+
+def test_a_prediction_does_not_outlive_the_values_that_it_is_of(viewer, panel, qtbot, segmenter, scan):
+    (shown,) = show(viewer, scan)
+    load(panel, qtbot, segmenter)
+    panel.predict()
+    idle(panel, qtbot)
+    assert roles(viewer) == ["scan", "prediction"]
+    assert panel._prediction.text() != ""
+    shown.data = np.zeros_like(shown.data)
+    assert panel.session.known is None
+    assert not panel._prediction.isVisibleTo(panel)
+    assert roles(viewer) == ["scan", "region"]
+    assert not panel.question._pick.isEnabled()
+
+
+def test_a_dock_that_is_opened_again_shows_what_was_chosen(viewer, panel, qtbot, classifier, scan):
+    show(viewer, scan)
+    load(panel, qtbot, classifier)
+    _, again = viewer.window.add_plugin_dock_widget("napari-xai", "Explain")
+    qtbot.waitUntil(lambda: again.panel is not None, timeout=30_000)
+    assert again.panel.model.currentText() == classifier.name
+    assert again.panel.run_button.isEnabled()
 
 
 def test_open_scans_become_the_channels_of_a_model(viewer, panel, qtbot, classifier, scan):

@@ -40,17 +40,6 @@ class Walk:
             self.wait(lambda: widget.panel is not None)
         return dock, getattr(widget, "panel", widget)
 
-    def tab(self, name, beside):
-        """A dock as a tab on top of another."""
-        dock, panel = self.dock(name)
-        self.viewer.window._qt_window.tabifyDockWidget(beside, dock)
-        self.top(dock)
-        return dock, panel
-
-    def top(self, dock):
-        self.qtbot.wait(50)  # a dock that was just opened has no tab yet
-        dock.raise_()
-
     def picture(self, name):
         """What the user sees now."""
         self.steps += 1
@@ -102,7 +91,7 @@ def test_from_a_dropped_folder_to_a_report(make_napari_viewer, qtbot, tmp_path, 
     walk.picture("lrp")
 
     # Look: what is above the 99th percentile, the crosshair on its peak, the list of hot spots.
-    _, look = walk.tab("Relevance", explain_dock)
+    _, look = walk.dock("Relevance")
     walk.wait(lambda: look.statistics is not None)
     look.controls.rule.setCurrentIndex(0)
     look.controls.threshold.setText("99")
@@ -110,7 +99,9 @@ def test_from_a_dropped_folder_to_a_report(make_napari_viewer, qtbot, tmp_path, 
     shown = np.abs(lrp.data) >= look.look.display.threshold
     assert shown.mean() == pytest.approx(0.01, rel=0.02)
     alpha = lrp.colormap.map(0.5 + 0.5 * lrp.data[::2, ::2, ::2].ravel() / lrp.contrast_limits[1])[:, 3]
-    assert np.mean((alpha > 0) == shown[::2, ::2, ::2].ravel()) > 0.999
+    seen, wanted = alpha > 0.01, shown[::2, ::2, ::2].ravel()
+    assert not seen[~wanted].any()
+    assert seen.sum() > 0.8 * wanted.sum()  # the faintest colours begin a little above the threshold
     walk.picture("threshold")
     walk.click(look.peak_button)
     peak = np.unravel_index(np.argmax(np.abs(lrp.data)), lrp.data.shape)
@@ -124,14 +115,14 @@ def test_from_a_dropped_folder_to_a_report(make_napari_viewer, qtbot, tmp_path, 
     walk.picture("hot_spots")
 
     # Compare with occlusion.
-    walk.top(explain_dock)
+    explain_dock.raise_()
     explain.method.setCurrentIndex(explain.method.findData("occlusion"))
     explain.rows.effort.setCurrentText("Fast look")
     explain.rows.effort.activated.emit(explain.rows.effort.currentIndex())
     walk.click(explain.run_button)
     walk.wait(lambda: not explain.runs.busy)
     occlusion = map_of(viewer, "occlusion")
-    _, compare = walk.tab("Compare", explain_dock)
+    _, compare = walk.dock("Compare")
     compare.choose([lrp, occlusion])
     walk.wait(lambda: compare.comparison is not None)
     (pair,) = compare.comparison.pairs
@@ -139,7 +130,7 @@ def test_from_a_dropped_folder_to_a_report(make_napari_viewer, qtbot, tmp_path, 
     walk.picture("compare")
 
     # Look at it in 3D.
-    occlusion.visible = False
+    occlusion.visible, lrp.visible = False, True
     viewer.layers.selection.active = lrp
     walk.click(views.solid)
     walk.wait(lambda: viewer.dims.ndisplay == 3)
@@ -149,7 +140,7 @@ def test_from_a_dropped_folder_to_a_report(make_napari_viewer, qtbot, tmp_path, 
     assert viewer.dims.ndisplay == 2
 
     # Report: in a folder from the dock, and one page from File > Save.
-    _, report = walk.tab("Report", explain_dock)
+    _, report = walk.dock("Report")
     report.folder.setText(str(tmp_path / "out"))
     report.map.setCurrentIndex(0)
     for name in ("pdf", "pm", "seg"):
