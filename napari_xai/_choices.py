@@ -3,9 +3,10 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
-from napari.layers import Labels
+from napari.layers import Image, Labels
 
 from napari_xai.errors import ExplainError
 from napari_xai.layers import on_one_grid, scan_of, volume_of
@@ -55,17 +56,19 @@ class Scan:
 
 
 def scans(layers: Iterable[Any]) -> dict[str, Scan]:
-    """The scans in a viewer by key, the uppermost first; only such as say where they lie in the patient."""
-    found: dict[str, list[Any]] = {}
+    """The scans in a viewer by key, the uppermost first; only such as say where they lie in the patient.
+
+    A copy of a layer is a scan of its own, with a key of its own; labels that were made of a scan are none.
+    """
+    found: dict[str, dict[int, Any]] = {}
     for layer in layers:
         own = layer.metadata.get("napari_xai", {})
-        if own.get("role") == "scan":
-            found.setdefault(own["scan"], []).append(layer)
-    channel = "channel"
-    return {
-        key: Scan(key, tuple(sorted(parts, key=lambda layer: layer.metadata["napari_xai"][channel])))
-        for key, parts in reversed(found.items())
-    }
+        if own.get("role") != "scan" or not isinstance(layer, Image):
+            continue
+        if own["channel"] in found.get(own["scan"], {}):
+            own = layer.metadata["napari_xai"] = {**own, "scan": uuid4().hex, "channel": 0, "channels": 1}
+        found.setdefault(own["scan"], {})[own["channel"]] = layer
+    return {key: Scan(key, tuple(parts[c] for c in sorted(parts))) for key, parts in reversed(found.items())}
 
 
 def regions(layers: Iterable[Any], scan: Scan) -> list[Any]:

@@ -67,6 +67,7 @@ def scan_under(layers: Iterable[Any], relevance: Any) -> Any | None:
     """
     key = _own(relevance).get("scan")
     found = [layer for layer in reversed(list(layers)) if _own(layer).get("role") == "scan"]
+    found = [layer for layer in found if hasattr(layer, "contrast_limits")]  # labels made of a scan have none
     same = [layer for layer in found if _own(layer)["scan"] == (key or _own(layer)["scan"])]
     same = [layer for layer in same if on_one_grid(layer, relevance)]
     return min(same, key=lambda layer: (not layer.visible, _own(layer).get("channel", 0)), default=None)

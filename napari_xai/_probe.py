@@ -85,7 +85,7 @@ def probe(
         scan=None if scan is None or under is None else float(np.asarray(scan.data[under])),
         unit="" if scan is None else str(scan.metadata["napari_xai"].get("units", "")),
         relevance=value,
-        percentile=None if statistics is None else statistics.percentile(value),
+        percentile=None if statistics is None or not np.isfinite(value) else statistics.percentile(value),
         labels=said,
         classes={} if result is None else _probabilities(result),
     )
@@ -99,6 +99,8 @@ def result_of(relevance: Any, place: Workplace) -> Result | None:
 def label_names(layer: Any, place: Workplace) -> Mapping[int, str]:
     """What the values of a labels layer are called: a prediction's by the classes of the model that made it."""
     own = layer.metadata.get("napari_xai", {})
+    if own.get("names"):
+        return dict(own["names"])
     if own.get("role") == "prediction":
         for result in place.results.values():
             if result.scan == own.get("scan") and result.explanation.model.hash == own.get("model"):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from napari.layers import Layer
 from napari.utils.notifications import show_error, show_info
 from qtpy.compat import isalive
+from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QBoxLayout, QLabel, QPushButton, QVBoxLayout, QWidget
 
 from napari_xai._orientation import letters
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Views"]
 
+SOON = 400  # milliseconds after the last change until surfaces are made anew
 FAINT = 0.5  # opacity of the scan around a surface
 
 
@@ -36,6 +38,10 @@ class Views(QWidget):  # type: ignore[misc]
         self._viewer = napari_viewer
         self._grid: Grid | None = None
         self._task: Task | None = None
+        self._made_of: tuple[Any, Any, dict[int, float]] = (None, None, {})  # the map that surfaces are of, as it was
+        self._soon = QTimer(self)
+        self._soon.setSingleShot(True)
+        self._soon.setInterval(SOON)
         self._before: dict[Any, dict[str, Any]] = {}  # what was changed for 3D, and how it was
         self.panes = {name: Pane(plane, self) for name, plane in PLANES.items()}
         self.position = QLabel()
@@ -74,10 +80,15 @@ class Views(QWidget):  # type: ignore[misc]
         if self._viewer.dims.ndisplay == 3:
             self._viewer.dims.ndisplay = 2
             return
-        layer = self._map()
+        self._make_solid(self._map())
+
+    # --- 3D ---------------------------------------------------------------------------------
+
+    def _make_solid(self, layer: Any) -> None:
         if layer is None or self._task is not None:
             return
         values, levels = layer.data, shown_from(layer)
+        self._made_of = layer, values, levels
 
         def work(_: Any) -> tuple[Any, dict[int, Surface | None]]:
             return layer, {sign: surface(values, level, sign) for sign, level in levels.items()}
@@ -85,7 +96,13 @@ class Views(QWidget):  # type: ignore[misc]
         self._task = Task(f"Surface of {layer.name}", work, ended=self._surfaced, parent=self)
         self._update()
 
-    # --- 3D ---------------------------------------------------------------------------------
+    def _follow_map(self) -> None:
+        """In 3D, make the surfaces anew when the map that they are of is shown otherwise."""
+        layer, values, levels = self._made_of
+        if self._viewer.dims.ndisplay != 3 or layer not in self._viewer.layers or not self._surfaces():
+            return
+        if layer.data is not values or shown_from(layer) != levels:
+            self._make_solid(layer)
 
     def _surfaced(self, outcome: Any) -> None:
         self._task = None
@@ -103,6 +120,7 @@ class Views(QWidget):  # type: ignore[misc]
                     self._viewer.add_layer(Layer.create(data, options, kind))
                 self._viewer.layers.selection.active = layer
                 self._viewer.dims.ndisplay = 3
+            self._soon.start()  # it may have been changed meanwhile
         self._update()
 
     def _turn(self) -> None:
@@ -214,6 +232,8 @@ class Views(QWidget):  # type: ignore[misc]
             pane.scrolled.connect(partial(self._scroll, pane))
         self.solid.clicked.connect(self.show_solid)
         self._watch.looks.connect(self.redraw)
+        self._watch.looks.connect(self._soon.start)
+        self._soon.timeout.connect(self._follow_map)
         self._watch.layers.connect(self._follow_layers)
         self._viewer.dims.events.ndisplay.connect(self._turn)
         self._viewer.mouse_drag_callbacks.append(self._dragged)

@@ -207,3 +207,18 @@ def test_letters_are_of_the_uppermost_volume_that_is_seen(warned, straight, tilt
     viewer.add_points(np.zeros((1, 3)))
     straight.visible = True
     assert shown(viewer) == plain
+
+
+def test_copies_and_labels_made_of_a_scan_are_not_that_scan(straight):
+    viewer = ViewerModel()
+    viewer.add_layer(straight)
+    data, options, _ = straight.as_layer_data_tuple()
+    copy = viewer.add_layer(Image(data + 1, **options | {"name": "copy"}))
+    own = {name: options[name] for name in ("affine", "metadata", "name")}
+    viewer.add_layer(labels := Labels((data > 0).astype(np.uint8), **own))
+    found = scans(viewer.layers)
+    assert [one.layers for one in found.values()] == [(copy,), (straight,)]
+    assert np.array_equal(found[straight.metadata["napari_xai"]["scan"]].volume.data.max(), data.max())
+    assert scans(viewer.layers).keys() == found.keys()
+    assert labels not in [layer for one in found.values() for layer in one.layers]
+    assert scan_under(viewer.layers, map_of_ball(scan=straight)) is straight

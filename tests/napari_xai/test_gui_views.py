@@ -5,8 +5,10 @@ import time
 import numpy as np
 import pytest
 
+from napari_xai._look import Look
+from napari_xai._overlay import paint
 from napari_xai.layers import relevance_layers, scan_layers
-from xai_io import Volume
+from xai_io import Display, Volume
 
 napari = pytest.importorskip("napari", reason="needs the gui extra")
 from napari.layers import Layer, Surface  # noqa: E402
@@ -136,10 +138,17 @@ def test_relevance_is_seen_as_surfaces_and_back(viewer, qtbot, scan):
     assert image.opacity < 1
     assert not layer.visible
     qtbot.waitUntil(lambda: np.ptp(views.panes["axial"].picture.astype(int), axis=-1).max() >= 0, timeout=3000)
+    paint(layer, Look.like(Display(window=(0, 1), limit=2.0, threshold=0.3, sign="negative")))
+
+    def surfaces():
+        return [x.name for x in viewer.layers if isinstance(x, Surface)]
+
+    qtbot.waitUntil(lambda: surfaces() == ["map: lowers the score"], timeout=10_000)  # as the map is shown now
+    assert viewer.dims.ndisplay == 3
     qtbot.mouseClick(views.solid, Qt.MouseButton.LeftButton)
     assert viewer.dims.ndisplay == 2
     assert (image.opacity, layer.visible) == (1, True)
-    assert not any(one.visible for one in solids)
+    assert not any(one.visible for one in viewer.layers if isinstance(one, Surface))
     assert not errors()
 
 
@@ -187,7 +196,7 @@ def test_maps_are_compared_side_by_side(viewer, compare, qtbot, scan):
 
     qtbot.mouseClick(compare.subtract_button, Qt.MouseButton.LeftButton)
     found = viewer.layers[-1]
-    assert found.name == "other: why / 10 - one: why / 1"
+    assert found.name == "difference: other: why / 10 - one: why / 1"
     assert found.data[tuple(peak)] == pytest.approx(-2)
     assert np.allclose(found.affine.affine_matrix, viewer.layers[0].affine.affine_matrix)
     compare.choose([])
