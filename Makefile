@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test results gui samples system clean
+.PHONY: demo test results pictures gui samples system clean
 
 demo: .venv/core.stamp          ## explain the sample brain with both sample models and many methods
 	$(BIN)/napari-xai demo --out demo_output
@@ -29,6 +29,10 @@ results: .venv/dev.stamp        ## the tables of docs/results.md, in full
 	$(BIN)/python benchmarks/localisation.py --write docs/results.md
 	$(BIN)/python benchmarks/conservation.py --write docs/results.md
 	$(BIN)/python benchmarks/randomisation.py --write docs/results.md
+
+pictures: export OMP_NUM_THREADS = 1
+pictures: .venv/dev.stamp system ## a user's walk, its pictures in docs/images
+	NAPARI_XAI_SCREENSHOTS=docs/images $(SCREEN) $(BIN)/python -m pytest -m gui tests/napari_xai/test_gui_walk.py
 
 samples: .venv/dev.stamp        ## make the sample volumes and train the sample models anew
 	$(PIP) --editable ".[samples]"

@@ -1,7 +1,4 @@
-"""The plugin in a real napari window: open, ask, run, cancel, go wrong, close.
-
-Pictures go to the folder that NAPARI_XAI_SCREENSHOTS names, or to pytest's own temporary folder.
-"""
+"""The plugin in a real napari window: open, ask, run, cancel, go wrong, close."""
 
 import math
 import os
@@ -9,7 +6,6 @@ import shutil
 import subprocess
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -131,7 +127,7 @@ def _held_up(viewer, panel, qtbot):
     return late, time.perf_counter() - asked
 
 
-def test_a_sample_is_explained(viewer, panel, qtbot, tmp_path):
+def test_a_sample_is_explained(viewer, panel, qtbot):
     viewer.open_sample("napari-xai", "brain_lesion")
     (scan,) = viewer.layers
     assert viewer.dims.axis_labels == ("S-I", "A-P", "R-L")
@@ -166,9 +162,7 @@ def test_a_sample_is_explained(viewer, panel, qtbot, tmp_path):
     assert nearest <= 2
     viewer.dims.set_point(0, scan.data_to_world(peak)[0])
     qtbot.wait(300)
-    folder = Path(os.environ.get("NAPARI_XAI_SCREENSHOTS", tmp_path))
-    picture = viewer.screenshot(str(folder / "explain_widget.png"), canvas_only=False, flash=False)
-    assert picture.std() > 20
+    assert viewer.screenshot(canvas_only=False, flash=False).std() > 20
 
     run(panel, qtbot)
     assert len(viewer.layers) == 3  # another layer of its own, and no second scan
