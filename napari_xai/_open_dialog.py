@@ -1,5 +1,6 @@
 """Where a folder leaves something open, a dialog lists its series and asks."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from qtpy.QtWidgets import (
     QDialogButtonBox,
     QHeaderView,
     QLabel,
+    QMessageBox,
     QProgressBar,
     QTreeWidget,
     QTreeWidgetItem,
@@ -29,9 +31,9 @@ from napari_xai._parts import add_row, form
 from napari_xai._task import Task
 from napari_xai._words import sentence
 from napari_xai.reading import Reading
-from xai_io import Choices, Series
+from xai_io import Choices, NonFiniteScan, Series
 
-__all__ = ["OpenDialog", "add"]
+__all__ = ["OpenDialog", "add", "came"]
 
 HEADER = ("Modality", "Description", "Images", "Voxels", "mm", "Geometry")
 
@@ -47,6 +49,36 @@ def add(viewer: Any, outcome: Any) -> bool:
     return True
 
 
+def came(viewer: Any, path: Path, outcome: Any, reading: Reading = Reading()) -> bool:  # noqa: B008
+    """Add what was read, ask where a scan has voxels without a value, or say what is wrong; False if it was said.
+
+    Parameters
+    ----------
+    reading : how it was read.
+    """
+    if not (isinstance(outcome, NonFiniteScan) and outcome.background):
+        return add(viewer, outcome)
+    zeroed = replace(reading, choices=replace(reading.choices, on_nan="zero"))
+    window = viewer.window._qt_window
+
+    def ended(found: Any) -> None:
+        add(viewer, found)
+
+    def open_again() -> None:
+        Task(f"Opening {path.name}", lambda hear: opened(path, zeroed, hear), ended=ended, parent=window)
+
+    buttons = QMessageBox.StandardButton
+    box = QMessageBox(window)
+    box.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+    box.setWindowTitle(f"Open {path.name}")
+    box.setText("The scan has voxels without a value (NaN), as some programs write them outside of the head or body.")
+    box.setInformativeText("Open it with 0 in their place?")
+    box.setStandardButtons(buttons.Yes | buttons.No)
+    box.button(buttons.Yes).clicked.connect(open_again)
+    box.show()  # and not exec, which would hold up the viewer
+    return True
+
+
 class OpenDialog(QDialog):  # type: ignore[misc]
     """The series in a folder: what each is, what is the matter with it, and what is to be done about that."""
 
@@ -57,6 +89,7 @@ class OpenDialog(QDialog):  # type: ignore[misc]
         self._viewer, self._path, self._found = viewer, path, found
         self._asked: dict[str, QComboBox] = {}
         self._task: Task | None = None
+        self._reading = Reading()
         self._pictures: list[np.ndarray | None] = []
         self._lay_out()
         self._thumbnails = Task("Reading pictures", self._read, progressed=self._picture, ended=self._seen, parent=self)
@@ -86,7 +119,7 @@ class OpenDialog(QDialog):  # type: ignore[misc]
         if self._task is not None or missing(self.series, self.answers):
             return
         number = None if len(self._found) == 1 else self._found.index(self.series) + 1
-        reading = Reading(series=number, choices=Choices(**self.answers))
+        reading = self._reading = Reading(series=number, choices=Choices(**self.answers))
         self._thumbnails.cancel()
         self.progress.setRange(0, 0)
         self.progress.show()
@@ -134,7 +167,7 @@ class OpenDialog(QDialog):  # type: ignore[misc]
     def _ended(self, outcome: Any) -> None:
         self._task = None
         self.progress.hide()
-        if add(self._viewer, outcome):
+        if came(self._viewer, self._path, outcome, self._reading):
             self.accept()
         else:
             self._update()

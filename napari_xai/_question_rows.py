@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from napari.layers import Labels
 from qtpy.QtCore import QObject, QSignalBlocker, Signal
 from qtpy.QtWidgets import QDoubleSpinBox, QFormLayout, QPushButton
 
@@ -12,6 +13,10 @@ from napari_xai._parts import add_row, combo, note, row
 __all__ = ["QuestionRows"]
 
 PREDICTED, RUNNER_UP, ANYWHERE = "What is predicted", "The runner-up", "Where it is predicted"
+ELSEWHERE = (
+    "It lies on another grid than the scan: resample it to the scan's grid (nearest neighbour), or paint the region "
+    "there."
+)
 BALL = 10.0  # mm
 
 
@@ -99,12 +104,20 @@ class QuestionRows(QObject):  # type: ignore[misc]
         self._change()
 
     def offer_regions(self, layers: Iterable[Any], scan: Scan | None) -> None:
-        """Offer the labels layers on a scan's grid; a choice that is still there is kept."""
+        """Offer the labels layers on a scan's grid, and say of others why they are not; a choice that can stay does."""
+        known = list(layers)
         chosen, blocker = self._region.currentData(), QSignalBlocker(self._region)
         self._region.clear()
         self._region.addItem(ANYWHERE, None)
-        for layer in [] if scan is None else regions(layers, scan):
+        there = [] if scan is None else regions(known, scan)
+        for layer in there:
             self._region.addItem(layer.name, layer)
+        for layer in known if scan is not None else []:
+            if isinstance(layer, Labels) and layer not in there:
+                self._region.addItem(layer.name, None)
+                item = self._region.model().item(self._region.count() - 1)
+                item.setEnabled(False)
+                item.setToolTip(ELSEWHERE)
         self._region.setCurrentIndex(max(_index(self._region, chosen), 0))
         blocker.unblock()
         self._say()

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
+import numpy as np
+
 from napari_xai._record import record_beside
-from napari_xai.layers import LayerData, placed, relevance_layers, same_grid, scan_layers
+from napari_xai.layers import LayerData, label_layer, placed, relevance_layers, same_grid, scan_layers
 from xai_io import Volume, XaiIOError, read_volume, sniff
 
 if TYPE_CHECKING:
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 __all__ = ["get_reader", "layers_of", "name_of", "read", "read_later", "welcome"]
 
 SUFFIXES = re.compile(r"(\.(nii|img|hdr|nrrd|nhdr|mha|mhd|dcm|zip)|(\.ome)?\.zarr)?(\.gz)?$", re.IGNORECASE)
+
+FEW = 256  # different values that a label map has at most
 
 Reader = Callable[[str | list[str]], list[Any]]
 
@@ -35,7 +39,7 @@ def get_reader(path: str | list[str]) -> Reader | None:
 
 
 def read(path: str | list[str]) -> list[LayerData]:
-    """Open scans as image layers, one for each channel; a map that was saved with its record as such.
+    """Open scans as image layers, one for each channel; maps and label maps as such, as `layers_of` tells them.
 
     Raises
     ------
@@ -70,15 +74,22 @@ def _open_later(viewer: Any, path: Path) -> None:
         if isinstance(found, tuple):
             dialog.OpenDialog(viewer, path, found).show()
         else:
-            dialog.add(viewer, found)
+            dialog.came(viewer, path, found)
 
     Task(f"Opening {path.name}", work, ended=ended, parent=viewer.window._qt_window)
 
 
 def layers_of(volume: Volume, path: Path) -> list[LayerData]:
-    """What was read from a path as layers: a map if its record lies beside it, else a scan."""
+    """What was read from a path as layers.
+
+    It is a map if its record lies beside it, a label map if its values are labels and it lies on exactly the grid of an
+    open scan, and else a scan.
+    """
     record = record_beside(path, volume)
     if record is None:
+        scan = _scan_under(volume)
+        if scan and volume.channels == 1 and _are_labels(volume.data[0]):
+            return [_regions(volume, name_of(path), scan)]
         return scan_layers(volume, name=name_of(path))
     part, look, key = record.pop("part", ""), _look(record.pop("look", None)), uuid4().hex
     found = relevance_layers(volume, f"{record['method']}: {record['question']}{part and f', {part}'}", record)
@@ -90,6 +101,36 @@ def layers_of(volume: Volume, path: Path) -> list[LayerData]:
             options |= {"colormap": {"name": f"relevance {key[:8]}", "colors": look.colors}}
             options |= {"contrast_limits": (-limit, limit)}
     return found
+
+
+def _regions(volume: Volume, name: str, scan: str) -> LayerData:
+    """A label map on the scan with this key: regions to ask about."""
+    labels = volume.data.astype(np.min_scalar_type(int(volume.data.max())))
+    data, options, kind = label_layer(volume.with_data(labels), name)
+    options["metadata"]["napari_xai"] |= {"role": "region", "scan": scan}
+    return data, options | {"visible": True}, kind
+
+
+def _are_labels(values: np.ndarray) -> bool:
+    """Whether these are labels rather than an image: few whole numbers from 0 on, the same from voxel to voxel.
+
+    The last is what tells an atlas of 200 regions from a scan of 8 bits: where neither of two neighbours is background,
+    they mostly are of one region.
+    """
+    found: set[float] = set()
+    for plane in values:  # most scans are told by the first ones
+        here = np.unique(plane)
+        found.update(here.tolist())
+        if len(found) > FEW or here[0] < 0 or (here != np.round(here)).any():
+            return False
+    alike, pairs = 0, 0
+    for axis in range(values.ndim):
+        along = np.moveaxis(values, axis, 0)
+        first, second = along[:-1], along[1:]
+        inside = (first != 0) & (second != 0)
+        pairs += int(np.count_nonzero(inside))
+        alike += int(np.count_nonzero(inside & (first == second)))
+    return 2 * alike >= pairs
 
 
 def _look(record: Any) -> "Look | None":
@@ -137,6 +178,6 @@ def _scan_under(volume: Volume) -> str:
     viewer, wanted = _viewer(), placed(volume)["metadata"]["napari_xai"]
     for layer in () if viewer is None else viewer.layers:
         own = layer.metadata.get("napari_xai", {})
-        if own.get("role") == "scan" and same_grid(own, wanted):
+        if own.get("role") == "scan" and layer._type_string == "image" and same_grid(own, wanted):
             return str(own["scan"])
     return ""

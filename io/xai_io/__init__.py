@@ -16,7 +16,16 @@ from .dicom_out import (
     write_source,
 )
 from .display import CT_WINDOWS, Display, display_for, display_range, display_window
-from .errors import DecoderMissing, ExportError, GeometryError, ModelError, ScanError, UntrustedModel, XaiIOError
+from .errors import (
+    DecoderMissing,
+    ExportError,
+    GeometryError,
+    ModelError,
+    NonFiniteScan,
+    ScanError,
+    UntrustedModel,
+    XaiIOError,
+)
 from .export import as_json, write_json
 from .models import LoadedModel, WindowSettings, forget, load_model, model_hash, needs_trust, remember, trusted
 from .nifti import write_nifti
@@ -38,6 +47,7 @@ __all__ = [
     "Identity",
     "LoadedModel",
     "ModelError",
+    "NonFiniteScan",
     "Region",
     "Report",
     "ScanError",

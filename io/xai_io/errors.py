@@ -9,6 +9,20 @@ class ScanError(XaiIOError):
     """Not a scan that can be read: no such file, no images, cut short, or values no network can use."""
 
 
+class NonFiniteScan(ScanError):  # noqa: N818
+    """Voxels are NaN or infinite.
+
+    Attributes
+    ----------
+    background
+        Whether they may be background, which ``Choices(on_nan="zero")`` reads as 0: they are NaN, and others are not.
+    """
+
+    def __init__(self, message: str, *, background: bool = False) -> None:
+        super().__init__(message)
+        self.background = background
+
+
 class DecoderMissing(ScanError):  # noqa: N818
     """The pixels are compressed in a way that needs a decoder which is not installed."""
 

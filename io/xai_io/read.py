@@ -15,7 +15,7 @@ import numpy.typing as npt
 from .dicom import Choices, Series, find_series, read_series
 from .dicom.files import first_files, is_dicom, is_zip
 from .dicom.series import Progress
-from .errors import GeometryError, ScanError
+from .errors import GeometryError, NonFiniteScan, ScanError
 from .itk import is_itk, read_itk
 from .nifti import is_nifti, read_nifti
 from .omezarr import is_omezarr, read_omezarr
@@ -78,7 +78,8 @@ def read_volume(
     Raises
     ------
     ScanError
-        If there is nothing, no scan, a damaged one, or one whose values say nothing: NaN, infinite, constant.
+        If there is nothing, no scan, a damaged one, or one whose values say nothing: constant, or NaN and infinite
+        (`NonFiniteScan`).
     GeometryError
         If where its voxels lie is unknown or irregular.
     """
@@ -146,8 +147,10 @@ def _finite(data: npt.NDArray[Any], path: Path, choices: Choices) -> tuple[npt.N
             f"{unknown} voxels of {data.size} were NaN and were read as 0.",
         )
     way_out = "choose on_nan='zero' (--on-nan zero) if these are background" if only_some_nan else "replace them first"
-    raise ScanError(
-        f"{path} holds {bad} voxels of {data.size} that are NaN or infinite; only finite values are allowed: {way_out}."
+    raise NonFiniteScan(
+        f"{path} holds {bad} voxels of {data.size} that are NaN or infinite; only finite values are allowed: "
+        f"{way_out}.",
+        background=only_some_nan,
     )
 
 

@@ -1,18 +1,21 @@
 """Opening, marks, window and level, and the report in a real napari window."""
 
+import nibabel as nib
 import numpy as np
 import pytest
 from dicom_maker import make_series
 
-from xai_io import Volume, write_nifti
+from napari_xai.reading import Reading
+from xai_io import Choices, Volume, write_nifti
 
 napari = pytest.importorskip("napari", reason="needs the gui extra")
 from napari.layers import Layer  # noqa: E402
 from napari.utils.notifications import notification_manager  # noqa: E402
 from qtpy.QtCore import QTimer  # noqa: E402
-from qtpy.QtWidgets import QApplication  # noqa: E402
+from qtpy.QtWidgets import QApplication, QMessageBox  # noqa: E402
 
 from napari_xai._marks import mark  # noqa: E402
+from napari_xai._open import reading_of  # noqa: E402
 from napari_xai.layers import scan_layers  # noqa: E402
 
 pytestmark = pytest.mark.gui
@@ -90,6 +93,24 @@ def test_a_file_is_opened_in_the_background_and_a_damaged_one_said(viewer, qtbot
     qtbot.waitUntil(lambda: said("error") != [], timeout=20_000)
     assert "cut short or damaged" in said("error")[0]
     assert len(viewer.layers) == 1
+
+
+def test_voxels_without_a_value_are_asked_about(viewer, qtbot, scan, tmp_path):
+    values = scan.data[0].copy()
+    values[:3] = np.nan
+    nib.save(nib.Nifti1Image(values, scan.affine), tmp_path / "nan.nii.gz")
+
+    def asked():
+        return next((one for one in QApplication.topLevelWidgets() if isinstance(one, QMessageBox)), None)
+
+    drop(viewer, tmp_path / "nan.nii.gz")
+    qtbot.waitUntil(lambda: asked() is not None, timeout=20_000)
+    assert "without a value" in asked().text()
+    asked().button(QMessageBox.StandardButton.Yes).click()
+    qtbot.waitUntil(lambda: len(viewer.layers) == 1, timeout=20_000)
+    assert reading_of(viewer.layers[0].metadata["napari_xai"]) == Reading(choices=Choices(on_nan="zero"))
+    assert viewer.layers[0].data.min() == 0
+    assert said("error") == []
 
 
 def test_letters_follow_the_axes_and_the_camera(viewer, qtbot):

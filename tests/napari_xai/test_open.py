@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from dicom_maker import make_4d, make_series
 
-from napari_xai import _open
+from napari_xai import _open, _reader
 from napari_xai._look import Look
 from napari_xai._orientation import edges, ends
 from napari_xai._overlay import filtered, paint, show_values
@@ -21,7 +21,11 @@ from napari_xai.layers import placed, relevance_layers, scan_layers
 from napari_xai.reading import Reading
 from xai_io import Choices, Display, ExportError, Volume, find_series, read_volume, write_nifti
 
-Layer = pytest.importorskip("napari.layers", reason="needs the gui extra").Layer
+napari_components = pytest.importorskip("napari.components", reason="needs the gui extra")
+from napari.layers import Labels, Layer  # noqa: E402
+
+from napari_xai._choices import regions, scans  # noqa: E402
+
 AFFINE = np.diag([-1.0, -1, 2, 1])
 
 
@@ -271,6 +275,58 @@ def test_a_scan_layer_is_written_without_a_record(scan, tmp_path):
     ((data, options, _),) = scan_layers(scan)
     assert write_layer(str(tmp_path / "a.nii"), data, options) == [str(tmp_path / "a.nii")]
     assert not (tmp_path / "a.json").exists()
+
+
+# --- label maps -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def opened_over(monkeypatch, tmp_path):
+    """What the reader makes of values in a file, on the grid of an open scan or a little beside it."""
+    rng = np.random.default_rng(0)
+    viewer = napari_components.ViewerModel()
+    monkeypatch.setattr(_reader, "_viewer", lambda: viewer)
+    open_scan = Layer.create(*scan_layers(Volume(rng.normal(100, 9, (1, 20, 18, 16)).astype(np.float32), AFFINE))[0])
+    viewer.add_layer(open_scan)
+
+    def made(values, affine=AFFINE):
+        write_nifti(tmp_path / "a.nii", Volume(values[None], affine), overwrite=True)
+        ((data, options, kind),) = read(str(tmp_path / "a.nii"))
+        return Layer.create(data, options, kind)
+
+    return open_scan, made
+
+
+def atlas(shape=(20, 18, 16)):
+    """Blocks of 4 voxels, each a region of its own."""
+    i, j, k = np.indices(shape) // 4
+    return (1 + i + 5 * j + 25 * k).astype(np.uint8)
+
+
+def test_a_label_map_on_the_scan_is_opened_as_labels(opened_over):
+    open_scan, made = opened_over
+    lesion = np.zeros((20, 18, 16), np.uint8)
+    lesion[3:5, 3, 3] = 1
+    for values in (lesion, lesion.astype(np.float32), atlas()):
+        labels = made(values)
+        assert isinstance(labels, Labels)
+        assert labels.visible
+        own = labels.metadata["napari_xai"]
+        assert (own["role"], own["scan"]) == ("region", open_scan.metadata["napari_xai"]["scan"])
+        (scan,) = scans([open_scan, labels]).values()
+        assert regions([open_scan, labels], scan) == [labels]
+        assert set(np.unique(scan.labels(labels).data)) == set(np.unique(values))
+
+
+def test_what_is_no_label_map_or_lies_elsewhere_is_opened_as_a_scan(opened_over):
+    _, made = opened_over
+    rng = np.random.default_rng(1)
+    eight_bits = rng.integers(0, 256, (20, 18, 16)).astype(np.uint8)
+    for values in (eight_bits, eight_bits.astype(np.int16) + rng.integers(0, 2000), atlas() / 2, atlas() - 5.0):
+        assert made(np.asarray(values, np.float32)).metadata["napari_xai"]["role"] == "scan"
+    moved = AFFINE.copy()
+    moved[0, 3] = 1
+    assert made(atlas(), moved).metadata["napari_xai"]["role"] == "scan"
 
 
 # --- what was settled once --------------------------------------------------------------------

@@ -2,7 +2,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from xai_io import GeometryError, ScanError, read_volume, sniff
+from xai_io import GeometryError, NonFiniteScan, ScanError, read_volume, sniff
 from xai_io.dicom import Choices
 
 
@@ -43,15 +43,17 @@ def test_nan_counts_as_zero_where_that_is_chosen_and_is_noted(tmp_path):
     data = np.arange(24.0).reshape(2, 3, 4)
     data[0, 0, :3] = np.nan
     path = save(tmp_path / "a.nii", data)
-    with pytest.raises(ScanError, match="on_nan='zero'"):
+    with pytest.raises(NonFiniteScan, match="on_nan='zero'") as refused:
         read_volume(path)
+    assert refused.value.background
     volume = read_volume(path, choices=Choices(on_nan="zero"))
     assert np.array_equal(volume.data[0], np.nan_to_num(data))
     assert volume.source.notes == ("3 voxels of 24 were NaN and were read as 0.",)
     data[1, 1, 1] = np.inf
     for bad in (data, np.full((2, 3, 4), np.nan)):
-        with pytest.raises(ScanError, match="replace them first"):
+        with pytest.raises(NonFiniteScan, match="replace them first") as refused:
             read_volume(save(path, bad), choices=Choices(on_nan="zero"))
+        assert not refused.value.background
 
 
 def test_a_place_where_no_patient_is(tmp_path):
