@@ -74,8 +74,8 @@ class Batches:
         if self._memory is None or self.most <= self._memory:
             return ()
         return (
-            f"one volume at a time takes {self.most / 2**20:,.0f} MiB, more than the {self._memory / 2**20:,.0f} MiB "
-            "of the memory budget: take windows, or smaller ones",
+            f"one volume at a time takes {_size(self.most)}, more than the {_size(self._memory)} of the memory budget: "
+            "allow more, or take windows, or smaller ones",
         )
 
     def _tried(self, group: list[T], work: Callable[[list[T]], R], kind: Hashable) -> tuple[R] | tuple[()]:
@@ -151,6 +151,11 @@ def bytes_of(memory: int | str | None) -> int | None:
     if size < 1:
         raise ParameterError(f"memory is {memory!r}: give a size above zero, such as '4GiB', '500 MB' or bytes.")
     return size
+
+
+def _size(count: int) -> str:
+    """Bytes as a person reads them, never as 0."""
+    return f"{count / 2**20:,.0f} MiB" if count >= 2**20 else f"{-(-count // 2**10)} KiB"
 
 
 def ran_out(error: BaseException) -> bool:

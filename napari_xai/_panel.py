@@ -73,9 +73,8 @@ class Panel(QWidget):  # type: ignore[misc]
         self._offer_model(path)
         self.model.setCurrentIndex(self.model.findData(str(path)))
         self.session.model = path
-        where = running()
         self.runs.start(
-            f"Loading {path.name}", lambda _: _loaded(path, **where), lambda found: self._model_loaded(path, found)
+            f"Loading {path.name}", lambda _: _loaded(path, **running()), lambda found: self._model_loaded(path, found)
         )
 
     def predict(self) -> None:

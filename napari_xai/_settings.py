@@ -14,9 +14,26 @@ FILE = "recent.json"
 
 
 def running() -> dict[str, Any]:
-    """Where and in how much memory models run, as `napari_xai.Explainer.of` takes it."""
+    """Where and in how much memory models run, as `napari_xai.Explainer.of` takes it; may take seconds.
+
+    Raises
+    ------
+    ExplainError : one of the two cannot be used.
+    """
+    # Here, because they import PyTorch, which takes seconds.
+    from methods3d import ParameterError
+    from methods3d.memory import bytes_of
+    from napari_xai.errors import ExplainError
+    from napari_xai.explainer import device_named
+
     said = _settings("running")
-    return {"device": str(getattr(said, "device", "")) or "auto", "memory": str(getattr(said, "memory", "")) or None}
+    device, memory = str(getattr(said, "device", "")).strip() or "auto", str(getattr(said, "memory", "")).strip()
+    try:
+        device_named(device)
+        bytes_of(memory or None)
+    except (ExplainError, ParameterError) as error:
+        raise ExplainError(f"{str(error).rstrip('.')}, in Preferences > napari-xai.") from error
+    return {"device": device, "memory": memory or None}
 
 
 def keeps_identity() -> bool:

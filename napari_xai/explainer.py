@@ -37,7 +37,7 @@ from napari_xai.resuming import check_folder, resumable
 from napari_xai.scan_space import ModelSpace, WayBack
 from xai_io import LoadedModel, Volume, WindowSettings, XaiIOError, load_model, read_labels
 
-__all__ = ["Asked", "Explainer", "ModelLike"]
+__all__ = ["Asked", "Explainer", "ModelLike", "device_named"]
 
 ModelLike = str | os.PathLike[str] | LoadedModel | nn.Module
 
@@ -73,7 +73,7 @@ class Explainer:
             loaded = LoadedModel(network=model, name=type(model).__name__, hash=_hash(model), form="module")
         else:
             loaded = model if isinstance(model, LoadedModel) else load_model(model, trust, network=network)
-        chosen = _device(device)
+        chosen = device_named(device)
         present = next((p.device for p in loaded.network.parameters()), chosen)
         # A copy where it has to move: the caller's network stays where it is.
         placed = loaded.network if present == chosen else copy.deepcopy(loaded.network).to(chosen)
@@ -251,15 +251,24 @@ def _on_grid_of(scan: Volume, given: VolumeLike, what: str) -> Volume:
     )
 
 
-def _device(wish: str) -> torch.device:
+def device_named(wish: str) -> torch.device:
+    """A device by its name; "auto" is a GPU if there is one.
+
+    Raises
+    ------
+    ExplainError : there is no such device on this computer.
+    """
     if wish == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(wish)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
+        there = ["auto", "cpu", *(f"cuda:{n}" for n in range(torch.cuda.device_count()))]
+        there += ["mps"] if torch.backends.mps.is_available() else []
+        *most, last = map(repr, there)
         raise ExplainError(
-            f"The device {wish!r} cannot be used ({str(error).splitlines()[0]}): give 'auto', 'cpu' or 'cuda'."
+            f"The device {wish!r} cannot be used: give {', '.join(most)} or {last}, which this computer has."
         ) from error
     return device
 

@@ -287,6 +287,16 @@ def test_what_was_there_before_does_not_count():
     assert peak.bytes == 0
 
 
+@pytest.mark.parametrize(("memory", "said"), [(4, "1 KiB"), (3 * 2**10, "3 KiB"), (5 * 2**20, "5 MiB")])
+def test_a_budget_that_one_item_is_too_large_for_is_said_in_a_size_that_is_not_zero(memory, said):
+    batches = Batches(4, memory)
+    batches.most = 7 * 2**20
+    (warning,) = batches.warnings
+    assert warning.startswith(
+        f"one volume at a time takes 7 MiB, more than the {said} of the memory budget: allow more"
+    )
+
+
 @pytest.mark.parametrize(("memory", "size"), [(100, 1), (8_000, 1), (16_000, 1), (40_000, 2), (160_000, 10)])
 def test_a_budget_decides_how_many_run_at_once(memory, size):
     """One item takes 16 000 bytes at once; it runs alone first."""

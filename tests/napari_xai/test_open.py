@@ -17,6 +17,7 @@ from napari_xai._record import record_beside, record_place
 from napari_xai._settings import keeps_identity, recent_models, remember_model, running
 from napari_xai._window_level import dragged, presets
 from napari_xai._writer import write_layer
+from napari_xai.errors import ExplainError
 from napari_xai.layers import placed, relevance_layers, scan_layers
 from napari_xai.reading import Reading
 from xai_io import Choices, Display, ExportError, Volume, find_series, read_volume, write_nifti
@@ -360,3 +361,14 @@ def test_settings_have_defaults_and_are_heeded(monkeypatch):
     found["napari-xai"] = SimpleNamespace(running=where, results=results)
     assert running() == {"device": "cpu", "memory": "4GiB"}
     assert keeps_identity() is True
+    for device, memory, words in (
+        ("auto", "banana", "memory is 'banana': give a size above zero"),
+        ("cuda:99", "", "The device 'cuda:99' cannot be used: give 'auto'"),
+        ("gpu", "", "The device 'gpu' cannot be used: give 'auto'"),
+    ):
+        where.device, where.memory = device, memory
+        with pytest.raises(ExplainError) as refused:
+            running()
+        assert str(refused.value).startswith(words)
+        assert str(refused.value).endswith("in Preferences > napari-xai.")
+        assert "torch" not in str(refused.value).casefold()
