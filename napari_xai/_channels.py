@@ -5,9 +5,11 @@ from collections.abc import Mapping
 import numpy as np
 
 from napari_xai._choices import Scan
+from napari_xai._session import Session
+from napari_xai.errors import ExplainError
 from xai_io import LoadedModel, Volume, name_of_channel, stack_channels
 
-__all__ = ["alike", "channel_names", "guessed", "stacked"]
+__all__ = ["alike", "channel_names", "guessed", "input_missing", "model_input", "stacked"]
 
 
 def channel_names(loaded: LoadedModel) -> tuple[str, ...]:
@@ -45,6 +47,34 @@ def stacked(chosen: Mapping[str, str], scans: Mapping[str, Scan], names: tuple[s
     """Channel -> key as one volume, in the order of the model; errors as `xai_io.stack_channels`."""
     numbered = {f"{n:04}": scans[chosen[name]].volume for n, name in enumerate(names)}
     return stack_channels(numbered, names if not names[0].isdigit() else ())
+
+
+def model_input(session: Session, scans: Mapping[str, Scan]) -> Volume:
+    """What the chosen model takes: the chosen scan, or one for each of its channels.
+
+    Parameters
+    ----------
+    scans : that are open, by key.
+
+    Raises
+    ------
+    ExplainError : something is missing.
+    XaiIOError : a scan's layers cannot be used, as in `Scan.volume`, or do not fit each other.
+    """
+    if missing := input_missing(session, scans):
+        raise ExplainError(missing)
+    explainer, keys = session.explainer, session.scans
+    if explainer is None or len(keys) == 1:
+        return scans[keys[0]].volume
+    names = channel_names(explainer.loaded)
+    return stacked(dict(zip(names, keys, strict=True)), scans, names)
+
+
+def input_missing(session: Session, scans: Mapping[str, Scan]) -> str:
+    """Why there is no such input yet, in one sentence; "" if there is."""
+    if session.input_missing:
+        return session.input_missing
+    return "" if set(session.scans) <= set(scans) else "The chosen scan was closed: choose another one under Explain."
 
 
 def _plain(name: str) -> str:

@@ -14,11 +14,12 @@ from qtpy.QtWidgets import QFileDialog, QMenu, QPushButton, QVBoxLayout, QWidget
 
 from methods3d import Method, methods
 from napari_xai._channel_rows import ChannelRows
-from napari_xai._channels import alike, channel_names, stacked
+from napari_xai._channels import alike, channel_names, model_input
 from napari_xai._choices import Scan, regions, scans
 from napari_xai._estimate import Estimate
 from napari_xai._form import MethodForm
 from napari_xai._method_rows import MethodRows
+from napari_xai._open import reading_of
 from napari_xai._outcome import Outcome
 from napari_xai._parts import add_row, combo, form, note, row
 from napari_xai._plan_dialog import PlanDialog
@@ -34,6 +35,7 @@ from napari_xai._workplace import workplace
 from napari_xai.errors import ExplainError
 from napari_xai.explainer import Explainer
 from napari_xai.layers import placed
+from napari_xai.reading import Reading
 from napari_xai.samples import BUNDLES, sample
 from xai_io import Volume
 
@@ -114,7 +116,7 @@ class Panel(QWidget):  # type: ignore[misc]
             missing = session.missing if explains else session.input_missing
             if scan is None or session.explainer is None or missing:
                 raise ExplainError(missing or "Choose a scan first.")
-            volume = self._volume(scan)
+            volume = model_input(session, self._scans)
             job = self._job(scan, volume) if explains else None
         except Exception as error:
             say(error)
@@ -126,7 +128,13 @@ class Panel(QWidget):  # type: ignore[misc]
     def _job(self, scan: Scan, volume: Volume) -> Job:
         labels = self.question.labels if self.session.segments else None
         self.session.method, self.session.settings = self.rows.name, self.rows.values
-        return self.session.job(volume, None if labels is None else scan.region(labels), self._volumes(scan))
+        return self.session.job(
+            volume,
+            None if labels is None else scan.region(labels),
+            self._volumes(scan),
+            reading=_reading(scan),
+            readings={one.name: _reading(one) for one in self._scans.values()},
+        )
 
     def _run_came(self, run: Run) -> None:
         """Show what a run has found so far, while its scan is open."""
@@ -163,12 +171,6 @@ class Panel(QWidget):  # type: ignore[misc]
     @property
     def _chosen(self) -> Scan | None:
         return self._scans.get(self.scan.currentData())
-
-    def _volume(self, scan: Scan) -> Volume:
-        """The model's input."""
-        if not self.channels.names:
-            return scan.volume
-        return stacked(self.channels.chosen, self._scans, self.channels.names)
 
     def _choose_scan(self) -> None:
         scan, explainer = self._chosen, self.session.explainer
@@ -424,6 +426,11 @@ class Panel(QWidget):  # type: ignore[misc]
 
     def _choose_listed_model(self) -> None:
         self.choose_model(Path(self.model.currentData()))
+
+
+def _reading(scan: Scan) -> Reading:
+    """How a scan was read."""
+    return reading_of(scan.layers[0].metadata["napari_xai"])
 
 
 def _loaded(path: Path, **where: Any) -> Explainer:

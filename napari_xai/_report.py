@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from napari_xai._open import reading_of
 from napari_xai._script import Recipe, recipe
 from napari_xai._workplace import Result, Workplace
 from napari_xai.errors import ExplainError
@@ -79,12 +78,8 @@ class Report:
             overwrite=self.overwrites,
         )
 
-    def recipe(self, result: Result, workplace: Workplace, scan: Mapping[str, object]) -> Recipe:
+    def recipe(self, result: Result, workplace: Workplace) -> Recipe:
         """The run as Python and as a command line.
-
-        Parameters
-        ----------
-        scan : what the metadata of the scan's layer say under "napari_xai"; {} if it was closed.
 
         Raises
         ------
@@ -93,7 +88,7 @@ class Report:
         model = workplace.session.path_of(result.job.explainer)
         if model is None:
             raise ExplainError("The model was not loaded from a file: a script could not find it.")
-        return recipe(result.job, model, self.folder, reading=reading_of(scan))
+        return recipe(result.job, model, self.folder)
 
 
 def why_not(result: Result, display: Display, identity: Identity) -> dict[str, str]:

@@ -159,12 +159,11 @@ class Panel(QWidget):  # type: ignore[misc]
 
     def copy(self, shell: bool) -> None:
         """Put the run on the clipboard, as a command line or as Python; what stands in no file is saved first."""
-        result, layer = self.result, self._scan_layer()
+        result = self.result
         if result is None or self._saving is not None:
             return
-        own = {} if layer is None else layer.metadata["napari_xai"]
         try:
-            made = self.report.recipe(result, self.workplace, own)
+            made = self.report.recipe(result, self.workplace)
             text = made.shell if shell else made.python
         except Exception as error:
             show_error(sentence(error))

@@ -42,7 +42,7 @@ class Recipe:
         return shlex.join(self._words)
 
 
-def recipe(job: "Job", model: Path, folder: Path, *, reading: Reading = Reading()) -> Recipe:  # noqa: B008
+def recipe(job: "Job", model: Path, folder: Path) -> Recipe:
     """Write down a run.
 
     Parameters
@@ -50,7 +50,6 @@ def recipe(job: "Job", model: Path, folder: Path, *, reading: Reading = Reading(
     job : what was run.
     model : where its model was loaded from.
     folder : where results go, and volumes that stand in no file yet.
-    reading : how the scan was read.
     """
     kept: dict[Path, Volume] = {}
 
@@ -63,12 +62,18 @@ def recipe(job: "Job", model: Path, folder: Path, *, reading: Reading = Reading(
         kept[path] = volume
         return str(path)
 
-    def scan(volume: Volume) -> str:
-        source = volume.source
-        return file(volume, "scan") if source.path is None or source.others else str(source.path)
+    def stands(volume: Volume) -> bool:
+        return volume.source.path is not None and not volume.source.others
 
-    where = scan(job.scan)
-    settings = _settings(job.method, lambda one: scan(one.source) if one.kind == "scan" else file(one.source, one.kind))
+    def place(one: Any) -> str:
+        """Of a volume in the method's settings; all scans of a run are read alike, one that was not is a file."""
+        if one.kind == "scan" and stands(one.source) and job.reading_of(one.source) == reading:
+            return str(one.source.source.path)
+        return file(one.source, one.kind)
+
+    reading = job.reading if stands(job.scan) else Reading()
+    where = str(job.scan.source.path) if stands(job.scan) else file(job.scan, "scan")
+    settings = _settings(job.method, place)
     region = None if job.region is None else file(job.region, "region")
     explainer = job.explainer
     running: dict[str, Any] = {

@@ -12,6 +12,7 @@ from napari_xai._estimate import Known
 from napari_xai.errors import ExplainError
 from napari_xai.explainer import Explainer
 from napari_xai.explanation import Explanation
+from napari_xai.reading import Reading
 from xai_io import Volume
 
 __all__ = ["Job", "Session"]
@@ -24,6 +25,8 @@ class Job:
     Attributes
     ----------
     why_not : the target is not what is predicted, and the question is what speaks against it.
+    reading : how the scan was read.
+    beside : scans that the method's settings name, and how each was read.
     """
 
     explainer: Explainer
@@ -33,6 +36,12 @@ class Job:
     against: int | None
     region: Volume | None
     why_not: bool = False
+    reading: Reading = Reading()  # noqa: RUF009 - frozen
+    beside: tuple[tuple[Volume, Reading], ...] = ()
+
+    def reading_of(self, volume: Volume) -> Reading:
+        """How a scan that the method's settings name was read."""
+        return next((reading for one, reading in self.beside if one is volume), Reading())
 
     def check(self, predicted: int | None) -> None:
         """Refuse, before the run, to ask why not of the very class that is predicted: ExplainError."""
@@ -163,8 +172,21 @@ class Session:
         """Where a model was loaded from; None if it was not loaded here."""
         return next((path for path, loaded in self._loaded.items() if loaded is explainer), None)
 
-    def job(self, scan: Volume, region: Volume | None = None, volumes: Mapping[str, Volume] | None = None) -> Job:
+    def job(
+        self,
+        scan: Volume,
+        region: Volume | None = None,
+        volumes: Mapping[str, Volume] | None = None,
+        *,
+        reading: Reading = Reading(),  # noqa: B008
+        readings: Mapping[str, Reading] | None = None,
+    ) -> Job:
         """The run that was asked for; the method's settings may name `volumes`, or else files.
+
+        Parameters
+        ----------
+        reading : how the scan was read.
+        readings : how those of `volumes` were read that are scans.
 
         Raises
         ------
@@ -175,17 +197,25 @@ class Session:
             raise ExplainError(self.missing or "Choose a model first.")
         if region is not None and not region.data.any():
             raise ExplainError("The region is empty: paint it, with the label that is selected in its layer.")
-        known = volumes or {}
+        known, beside = volumes or {}, []
 
         def read(reference: Reference) -> Reference:
-            return Reference(known.get(str(reference.source), reference.source), reference.kind)
+            name = str(reference.source)
+            if name not in known:
+                return reference
+            beside.append((known[name], (readings or {}).get(name, Reading())))
+            return Reference(known[name], reference.kind)
+
+        method = resolved(method_named(self.method)(**self.settings), read)
 
         return Job(
             explainer=self.explainer,
             scan=scan,
-            method=resolved(method_named(self.method)(**self.settings), read),
+            method=method,
             target=self.target,
             against=self.against if self.classifies and not self.why_not else None,
             region=region if self.segments else None,
             why_not=self.why_not and self.classifies,
+            reading=reading,
+            beside=tuple(beside),
         )

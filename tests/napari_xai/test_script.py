@@ -11,7 +11,7 @@ import pytest
 import methods3d
 from methods3d.references import resolved
 from napari_xai._script import recipe
-from napari_xai._session import Job
+from napari_xai._session import Job, Session
 from napari_xai.errors import ExplainError
 from napari_xai.explainer import Explainer
 from napari_xai.reading import Reading
@@ -77,11 +77,40 @@ def test_a_painted_region_and_a_painted_baseline_are_files(again, segmenter, sca
 
 def test_what_was_answered_when_the_scan_was_read_is_said(classifier, scan_file, tmp_path):
     one = job(classifier, read_volume(scan_file), methods3d.Saliency(absolute=False))
-    made = recipe(one, classifier, tmp_path, reading=Reading(series=2, choices=Choices(on_gap="fill", frame=3)))
+    one = replace(one, reading=Reading(series=2, choices=Choices(on_gap="fill", frame=3)))
+    made = recipe(one, classifier, tmp_path)
     assert "reading=Reading(series=2, choices=Choices(on_gap='fill', frame=3))," in made.python
     assert "--series 2 --on-gap fill --frame 3" in made.shell
     assert "--no-absolute" in made.shell
     compile(made.python, "script", "exec")
+
+
+def test_a_baseline_that_was_read_otherwise_than_the_scan_is_a_file(classifier, scan_file, tmp_path):
+    """One reading counts for all scans of a run: another series of the scan's folder would become the scan itself."""
+    scan, other = read_volume(scan_file), read_volume(scan_file)
+    session = Session(channels=1, model=classifier, method="integrated-gradients", settings={"baseline": "scan:other"})
+    session.keep(classifier, Explainer.of(classifier, device="cpu"))
+    second = Reading(series=2)
+
+    def made(reading, of_other):
+        one = session.job(scan, None, {"other": other}, reading=reading, readings={"other": of_other})
+        return recipe(one, classifier, tmp_path)
+
+    copied = tmp_path / "scan.nii.gz"
+    for reading, of_other in ((second, Reading()), (second, Reading(series=1)), (Reading(), second)):
+        by_file = made(reading, of_other)
+        assert by_file.volumes == {copied: other}
+        assert f"baseline='scan:{copied}'" in by_file.python
+        assert f"--baseline scan:{copied}" in by_file.shell
+        assert ("--series 2" in by_file.shell) == (reading == second)
+    alike = made(second, second)
+    assert not alike.volumes
+    assert f"scan:{scan_file}" in alike.python
+
+
+def test_a_scan_that_is_copied_into_a_file_is_read_as_that_file(classifier, scan, tmp_path):
+    one = replace(job(classifier, scan, methods3d.LRP()), reading=Reading(series=2))
+    assert "--series" not in recipe(one, classifier, tmp_path).shell
 
 
 def test_windows_of_ones_own_are_said_or_the_command_line_is_refused(segmenter, scan_file, tmp_path):
