@@ -1,6 +1,9 @@
 """Small bundles and scans, so that every test of the whole path takes a second."""
 
 import json
+import os
+import shutil
+import subprocess
 
 import numpy as np
 import pytest
@@ -95,3 +98,40 @@ def scan_file(scan, tmp_path):
     """The scan on disk."""
     write_nifti(tmp_path / "JaneDoe_1970.nii.gz", scan)
     return tmp_path / "JaneDoe_1970.nii.gz"
+
+
+@pytest.fixture(scope="session")
+def display():
+    """A display: the one there is, or a virtual one, which ends when the last window's application does."""
+    if os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY") or os.name == "nt":
+        return
+    if shutil.which("Xvfb") is None:
+        pytest.skip("there is no display and no Xvfb")
+    read, write = os.pipe()
+    screen = ["-screen", "0", "1600x1000x24", "-nolisten", "tcp", "-terminate"]
+    subprocess.Popen(["Xvfb", "-displayfd", str(write), *screen], pass_fds=[write], stderr=subprocess.DEVNULL)
+    os.environ["DISPLAY"] = f":{os.read(read, 16).decode().strip()}"
+
+
+@pytest.fixture
+def viewer(display, make_napari_viewer, request):
+    """A napari window, of the size that the test module says as WINDOW."""
+    from napari.utils.notifications import notification_manager
+
+    notification_manager.records.clear()
+    viewer = make_napari_viewer(show=True)
+    viewer.window._qt_window.resize(*getattr(request.module, "WINDOW", (1300, 900)))
+    return viewer
+
+
+@pytest.fixture
+def panel(viewer, qtbot):
+    """The panel of the dock Explain; nothing goes on in it when the test has ended."""
+    from qtpy.compat import isalive
+
+    _, widget = viewer.window.add_plugin_dock_widget("napari-xai", "Explain")
+    qtbot.waitUntil(lambda: widget.panel is not None, timeout=30_000)
+    yield widget.panel
+    if isalive(widget.panel):
+        widget.panel.cancel()
+        qtbot.waitUntil(lambda: not widget.panel.runs.busy, timeout=20_000)

@@ -1,9 +1,6 @@
 """The plugin in a real napari window: open, ask, run, cancel, go wrong, close."""
 
 import math
-import os
-import shutil
-import subprocess
 import time
 from dataclasses import replace
 
@@ -17,48 +14,10 @@ from xai_io import Volume, read_volume, write_nifti
 
 napari = pytest.importorskip("napari", reason="needs the gui extra")
 from napari.layers import Image, Labels, Layer  # noqa: E402
-from napari.utils.notifications import notification_manager  # noqa: E402
-from qtpy.compat import isalive  # noqa: E402
-from qtpy.QtCore import Qt, QTimer  # noqa: E402
+from qtpy.QtCore import Qt  # noqa: E402
+from window import LATE, Clock, choose, load, said  # noqa: E402
 
 pytestmark = pytest.mark.gui
-LATE = 0.1  # seconds that the event loop may be held up in mid-run
-
-
-@pytest.fixture(scope="session", autouse=True)
-def display():
-    """A display: the one there is, or a virtual one, which ends when the last window's application does."""
-    if os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY") or os.name == "nt":
-        return
-    if shutil.which("Xvfb") is None:
-        pytest.skip("there is no display and no Xvfb")
-    read, write = os.pipe()
-    screen = ["-screen", "0", "1600x1000x24", "-nolisten", "tcp", "-terminate"]
-    subprocess.Popen(["Xvfb", "-displayfd", str(write), *screen], pass_fds=[write], stderr=subprocess.DEVNULL)
-    os.environ["DISPLAY"] = f":{os.read(read, 16).decode().strip()}"
-
-
-@pytest.fixture
-def viewer(make_napari_viewer):
-    notification_manager.records.clear()
-    viewer = make_napari_viewer(show=True)
-    viewer.window._qt_window.resize(1300, 900)
-    return viewer
-
-
-@pytest.fixture
-def panel(viewer, qtbot):
-    _, widget = viewer.window.add_plugin_dock_widget("napari-xai", "Explain")
-    qtbot.waitUntil(lambda: widget.panel is not None, timeout=30_000)
-    yield widget.panel
-    if isalive(widget.panel):
-        widget.panel.cancel()
-        qtbot.waitUntil(lambda: widget.panel._task is None, timeout=20_000)
-
-
-def load(panel, qtbot, path):
-    panel.choose_model(path)
-    qtbot.waitUntil(lambda: panel._task is None, timeout=30_000)
 
 
 def run(panel, qtbot):
@@ -66,11 +25,6 @@ def run(panel, qtbot):
     qtbot.mouseClick(panel.run_button, Qt.MouseButton.LeftButton)
     assert panel._task is not None
     qtbot.waitUntil(lambda: panel._task is None, timeout=120_000)
-
-
-def choose(panel, method, **settings):
-    panel.method.setCurrentIndex(panel.method.findData(method))
-    panel.form.set(**settings)
 
 
 def dock_of(panel):
@@ -81,34 +35,12 @@ def dock_of(panel):
     return panel
 
 
-def said(severity):
-    return [str(record.message) for record in notification_manager.records if str(record.severity) == severity]
-
-
 def small(scan, name="scan"):
     return [Layer.create(*layer) for layer in scan_layers(scan, name)]
 
 
 def relevance(viewer):
     return [x for x in viewer.layers if x.metadata.get("napari_xai", {}).get("role") == "relevance"]
-
-
-class Clock:
-    """How late the event loop comes to a timer that is due every 10 ms."""
-
-    def __init__(self):
-        self.latest, self._last = 0.0, time.perf_counter()
-        self._timer = QTimer()
-        self._timer.timeout.connect(self._tick)
-        self._timer.start(10)
-
-    def _tick(self):
-        now = time.perf_counter()
-        self.latest, self._last = max(self.latest, now - self._last - 0.01), now
-
-    def stop(self):
-        self._timer.stop()
-        return self.latest
 
 
 def _held_up(viewer, panel, qtbot):

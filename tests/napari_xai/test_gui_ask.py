@@ -2,84 +2,25 @@
 
 import gc
 import math
-import os
-import shutil
-import subprocess
-import time
 import weakref
 
 import numpy as np
 import pytest
 
 from methods3d import meter
-from napari_xai.layers import scan_layers
 
 napari = pytest.importorskip("napari", reason="needs the gui extra")
-from napari.layers import Layer  # noqa: E402
-from napari.utils.notifications import notification_manager  # noqa: E402
 from qtpy.compat import isalive  # noqa: E402
-from qtpy.QtCore import QEvent, Qt, QTimer  # noqa: E402
+from qtpy.QtCore import QEvent, Qt  # noqa: E402
 from qtpy.QtWidgets import QApplication, QToolButton  # noqa: E402
+from window import LATE, Clock, choose, idle, load, said, show  # noqa: E402
 
 pytestmark = pytest.mark.gui
-LATE = 0.1  # seconds that the event loop may be held up, as in test_gui
-
-
-@pytest.fixture(scope="session", autouse=True)
-def display():
-    """A display: the one there is, or a virtual one, which ends when the last window's application does."""
-    if os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY") or os.name == "nt":
-        return
-    if shutil.which("Xvfb") is None:
-        pytest.skip("there is no display and no Xvfb")
-    read, write = os.pipe()
-    screen = ["-screen", "0", "1600x1000x24", "-nolisten", "tcp", "-terminate"]
-    subprocess.Popen(["Xvfb", "-displayfd", str(write), *screen], pass_fds=[write], stderr=subprocess.DEVNULL)
-    os.environ["DISPLAY"] = f":{os.read(read, 16).decode().strip()}"
-
-
-@pytest.fixture
-def viewer(make_napari_viewer):
-    notification_manager.records.clear()
-    viewer = make_napari_viewer(show=True)
-    viewer.window._qt_window.resize(900, 800)
-    return viewer
-
-
-@pytest.fixture
-def panel(viewer, qtbot):
-    _, widget = viewer.window.add_plugin_dock_widget("napari-xai", "Explain")
-    qtbot.waitUntil(lambda: widget.panel is not None, timeout=30_000)
-    yield widget.panel
-    if isalive(widget.panel):
-        widget.panel.cancel()
-        qtbot.waitUntil(lambda: not widget.panel.runs.busy, timeout=20_000)
-
-
-def show(viewer, scan, name="scan"):
-    return [viewer.add_layer(Layer.create(*layer)) for layer in scan_layers(scan, name)]
-
-
-def idle(panel, qtbot):
-    qtbot.waitUntil(lambda: not panel.runs.busy, timeout=60_000)
-
-
-def load(panel, qtbot, path):
-    panel.choose_model(path)
-    idle(panel, qtbot)
-
-
-def choose(panel, method, **settings):
-    panel.method.setCurrentIndex(panel.method.findData(method))
-    panel.form.set(**settings)
+WINDOW = (900, 800)
 
 
 def roles(viewer):
     return [layer.metadata["napari_xai"]["role"] for layer in viewer.layers]
-
-
-def said(severity):
-    return [str(record.message) for record in notification_manager.records if str(record.severity) == severity]
 
 
 def click(viewer, layer, voxel):
@@ -307,24 +248,6 @@ def test_open_scans_become_the_channels_of_a_model(viewer, panel, qtbot, classif
     assert panel._volume(panel._chosen).channels == 2
     viewer.layers.remove(viewer.layers[-1])
     assert "Choose a scan for FLAIR" in panel.run_button.toolTip()
-
-
-class Clock:
-    """How late the event loop comes to a timer that is due every 10 ms."""
-
-    def __init__(self):
-        self.latest, self._last = 0.0, time.perf_counter()
-        self._timer = QTimer()
-        self._timer.timeout.connect(self._tick)
-        self._timer.start(10)
-
-    def _tick(self):
-        now = time.perf_counter()
-        self.latest, self._last = max(self.latest, now - self._last - 0.01), now
-
-    def stop(self):
-        self._timer.stop()
-        return self.latest
 
 
 def _estimate(panel, qtbot, text):

@@ -1,15 +1,8 @@
-"""The dock "Relevance" in a real window: what a radiologist does with a map.
+"""The dock "Relevance" in a real window: what a radiologist does with a map."""
 
-Pictures go to the folder that NAPARI_XAI_SCREENSHOTS names, or to pytest's own temporary folder.
-"""
-
-import os
-import shutil
 import statistics
-import subprocess
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -29,27 +22,6 @@ from napari_xai._workplace import workplace  # noqa: E402
 
 pytestmark = pytest.mark.gui
 SMOOTH = 0.1  # seconds from a step of the threshold's slider to the picture
-
-
-@pytest.fixture(scope="session", autouse=True)
-def display():
-    """A display: the one there is, or a virtual one, which ends when the last window's application does."""
-    if os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY") or os.name == "nt":
-        return
-    if shutil.which("Xvfb") is None:
-        pytest.skip("there is no display and no Xvfb")
-    read, write = os.pipe()
-    screen = ["-screen", "0", "1600x1000x24", "-nolisten", "tcp", "-terminate"]
-    subprocess.Popen(["Xvfb", "-displayfd", str(write), *screen], pass_fds=[write], stderr=subprocess.DEVNULL)
-    os.environ["DISPLAY"] = f":{os.read(read, 16).decode().strip()}"
-
-
-@pytest.fixture
-def viewer(make_napari_viewer):
-    notification_manager.records.clear()
-    viewer = make_napari_viewer(show=True)
-    viewer.window._qt_window.resize(1300, 900)
-    return viewer
 
 
 @pytest.fixture
@@ -125,8 +97,6 @@ def test_a_map_is_looked_at(viewer, panel, qtbot, scan, relevance, tmp_path):
     panel.use(panel.look.with_display(sign="negative"))
     rest(panel, qtbot)
     assert {region.sign for region in panel.spots.regions} == {-1}
-    folder = Path(os.environ.get("NAPARI_XAI_SCREENSHOTS", tmp_path))
-    viewer.window.screenshot(str(folder / "relevance_dock.png"), canvas_only=False, flash=False)
 
 
 def test_smoothing_and_clips_are_put_on_and_taken_off_again(viewer, panel, qtbot, scan, relevance):

@@ -10,28 +10,17 @@ from xai_io import Choices, Volume, write_nifti
 
 napari = pytest.importorskip("napari", reason="needs the gui extra")
 from napari.layers import Layer  # noqa: E402
-from napari.utils.notifications import notification_manager  # noqa: E402
 from qtpy.QtCore import QTimer  # noqa: E402
 from qtpy.QtWidgets import QApplication, QMessageBox  # noqa: E402
+from window import said  # noqa: E402
 
 from napari_xai._marks import mark  # noqa: E402
 from napari_xai._open import reading_of  # noqa: E402
 from napari_xai.layers import scan_layers  # noqa: E402
 
 pytestmark = pytest.mark.gui
+WINDOW = (1000, 700)
 AFFINE = np.diag([-1.0, -1, 2, 1])
-
-
-@pytest.fixture
-def viewer(make_napari_viewer):
-    notification_manager.records.clear()
-    viewer = make_napari_viewer(show=True)
-    viewer.window._qt_window.resize(1000, 700)
-    return viewer
-
-
-def said(severity):
-    return [str(record.message) for record in notification_manager.records if str(record.severity) == severity]
 
 
 def drop(viewer, path):

@@ -12,22 +12,11 @@ from xai_io import Display, Volume
 
 napari = pytest.importorskip("napari", reason="needs the gui extra")
 from napari.layers import Layer, Surface  # noqa: E402
-from napari.utils.notifications import notification_manager  # noqa: E402
 from qtpy.QtCore import Qt  # noqa: E402
+from window import said  # noqa: E402
 
 pytestmark = pytest.mark.gui
-
-
-@pytest.fixture
-def viewer(make_napari_viewer):
-    notification_manager.records.clear()
-    viewer = make_napari_viewer(show=True)
-    viewer.window._qt_window.resize(1100, 800)
-    return viewer
-
-
-def errors():
-    return [str(record.message) for record in notification_manager.records if str(record.severity) == "error"]
+WINDOW = (1100, 800)
 
 
 def mapped(viewer, scan, values, name="map", **own):
@@ -149,7 +138,7 @@ def test_relevance_is_seen_as_surfaces_and_back(viewer, qtbot, scan):
     assert viewer.dims.ndisplay == 2
     assert (image.opacity, layer.visible) == (1, True)
     assert not any(one.visible for one in viewer.layers if isinstance(one, Surface))
-    assert not errors()
+    assert not said("error")
 
 
 @pytest.fixture
@@ -201,7 +190,7 @@ def test_maps_are_compared_side_by_side(viewer, compare, qtbot, scan):
     assert np.allclose(found.affine.affine_matrix, viewer.layers[0].affine.affine_matrix)
     compare.choose([])
     assert not compare.subtract_button.isEnabled()
-    assert not errors()
+    assert not said("error")
 
 
 def test_a_control_is_one_click_away(viewer, compare, qtbot, scan, classifier):
@@ -227,7 +216,7 @@ def test_a_control_is_one_click_away(viewer, compare, qtbot, scan, classifier):
     assert compare.chosen == [control, layer]
     assert abs(compare.comparison.pairs[0].rank) < 0.5
     assert len(workplace(viewer).results) == 2
-    assert not errors()
+    assert not said("error")
 
 
 def test_a_layer_is_looked_into(viewer, qtbot, scan, classifier):
@@ -243,7 +232,9 @@ def test_a_layer_is_looked_into(viewer, qtbot, scan, classifier):
     session = workplace(viewer).session
     session.model = classifier
     session.keep(classifier, Explainer.of(classifier, device="cpu"))
+    session.channels, session.scans = 1, (viewer.layers[0].metadata["napari_xai"]["scan"],)
     panel._update()
+    assert panel.input.text() == "scan"
     qtbot.mouseClick(panel.list_button, Qt.MouseButton.LeftButton)
     qtbot.waitUntil(lambda: panel._task is None, timeout=20_000)
     assert panel.tree.topLevelItem(0).text(0) == "features"
@@ -254,7 +245,7 @@ def test_a_layer_is_looked_into(viewer, qtbot, scan, classifier):
     panel.channels.setText("0, 77")
     panel.tree.setCurrentItem(item)
     panel.show_activations()
-    assert "choose 0 to 5" in errors()[-1]
+    assert "choose 0 to 5" in said("error")[-1]
     panel.channels.setText("0, 2")
     panel.tree.itemDoubleClicked.emit(item, 0)
     qtbot.waitUntil(lambda: len(viewer.layers) == 3, timeout=20_000)
@@ -263,5 +254,6 @@ def test_a_layer_is_looked_into(viewer, qtbot, scan, classifier):
     for layer in list(viewer.layers)[1:]:
         assert np.allclose(layer.affine.affine_matrix, viewer.layers[0].affine.affine_matrix)
         assert layer.data.shape == viewer.layers[0].data.shape
-    assert len(errors()) == 1
+    assert panel.said.text().startswith("Shown: features.transition1.conv: channel 0, ")
+    assert len(said("error")) == 1
     panel.cancel()

@@ -14,10 +14,11 @@ from napari_xai.samples import sample
 from xai_io import read_volume
 
 napari = pytest.importorskip("napari", reason="needs the gui extra")
-from napari.utils.notifications import notification_manager  # noqa: E402
 from qtpy.QtCore import Qt, QTimer  # noqa: E402
+from window import said  # noqa: E402
 
 pytestmark = pytest.mark.gui
+WINDOW = (1560, 950)
 
 
 class Walk:
@@ -55,15 +56,8 @@ def map_of(viewer, method):
     return found
 
 
-def said(severity):
-    return [str(record.message) for record in notification_manager.records if str(record.severity) == severity]
-
-
-def test_from_a_dropped_folder_to_a_report(make_napari_viewer, qtbot, tmp_path, capfd):
-    notification_manager.records.clear()
-    viewer = make_napari_viewer(show=True)
+def test_from_a_dropped_folder_to_a_report(viewer, qtbot, tmp_path, capfd):
     window = viewer.window._qt_window
-    window.resize(1560, 950)
     walk = Walk(viewer, qtbot, Path(os.environ.get("NAPARI_XAI_SCREENSHOTS", tmp_path)))
 
     # Open: a folder is dropped; three planes beside the viewer's own.
