@@ -8,9 +8,10 @@ from qtpy.QtWidgets import QHeaderView, QLineEdit, QPushButton, QTreeWidget, QTr
 
 from methods3d import Cancelled
 from methods3d.types import Layer
+from napari_xai._channels import input_missing, model_input
 from napari_xai._choices import Scan, scans
 from napari_xai._inside import MEAN, MOST, Node, activations, channels_of, layers_of, tree
-from napari_xai._parts import add_row, combo, form, note, row
+from napari_xai._parts import add_row, form, note, row
 from napari_xai._run_rows import say
 from napari_xai._task import Task
 from napari_xai._watch import Watch
@@ -28,7 +29,7 @@ FEW = 12  # layers that are shown at once: with so few left by the filter, all b
 
 
 class Panel(QWidget):  # type: ignore[misc]
-    """The model is the one that is chosen under Explain."""
+    """The model and its input, a scan or one for each channel, are those that are chosen under Explain."""
 
     def __init__(self, viewer: "napari.viewer.Viewer") -> None:
         super().__init__()
@@ -36,7 +37,7 @@ class Panel(QWidget):  # type: ignore[misc]
         self._session = workplace(viewer).session
         self._scans: dict[str, Scan] = {}
         self._task: Task | None = None
-        self._listed: tuple[Explainer | None, str | None] = (None, None)  # of which model and scan the layers are
+        self._listed: tuple[Explainer | None, tuple[str, ...]] = (None, ())  # of which model and scans the layers are
         self._layers: list[Layer] = []
         self._lay_out()
         self._watch = Watch(viewer, self)
@@ -46,31 +47,32 @@ class Panel(QWidget):  # type: ignore[misc]
     # --- what can be done -------------------------------------------------------------------
 
     def list_layers(self) -> None:
-        """List the layers of the chosen model, as this scan goes through it."""
-        explainer, scan = self._session.explainer, self._chosen
-        if explainer is None or scan is None or self._task is not None:
+        """List the layers of the chosen model, as its input goes through it."""
+        explainer = self._session.explainer
+        if explainer is None or self._task is not None:
             return
         try:
-            volume = scan.volume
+            volume = model_input(self._session, self._scans)
         except Exception as error:
             say(error)
             return
-        self._listed = explainer, scan.key
+        self._listed = explainer, self._session.scans
         self._start("Layers of the model", lambda hear: layers_of(explainer, volume), self._found)
 
     def show_activations(self) -> None:
         """Show what the selected layer puts out, as images on the scan."""
-        layer, explainer, scan = self._selected, self._session.explainer, self._chosen
-        if layer is None or explainer is None or scan is None or self._task is not None:
+        layer, explainer = self._selected, self._session.explainer
+        if layer is None or explainer is None or self._task is not None:
             return
         try:
-            channels, volume = channels_of(self.channels.text(), layer.channels), scan.volume
+            channels = channels_of(self.channels.text(), layer.channels)
+            volume = model_input(self._session, self._scans)
         except Exception as error:
             say(error)
             return
         which = [f"channel {n}" for n in channels] if channels is not None else [f"mean of {layer.channels} channels"]
         names = [f"{layer.name}: {one}" for one in which]
-        own = {"scan": scan.key, "model": explainer.loaded.hash, "layer": layer.name}
+        own = {"scan": self._session.scans[0], "model": explainer.loaded.hash, "layer": layer.name}
 
         def work(hear: Any) -> Any:
             return activation_layers(activations(explainer, volume, layer.name, channels, hear), names, **own)
@@ -94,6 +96,7 @@ class Panel(QWidget):  # type: ignore[misc]
         self._task = None
         self._update()
         if isinstance(outcome, Cancelled):
+            self.said.setText("")
             return
         try:
             if isinstance(outcome, Exception):
@@ -110,6 +113,7 @@ class Panel(QWidget):  # type: ignore[misc]
     def _came(self, layers: list[Any]) -> None:
         for data, options, kind in reversed(layers):  # the first, which is visible, on top
             self._viewer.add_layer(ViewerLayer.create(data, options, kind))
+        self.said.setText(f"Shown: {', '.join(options['name'] for _, options, _ in layers)}")
 
     # --- what is shown ----------------------------------------------------------------------
 
@@ -126,17 +130,7 @@ class Panel(QWidget):  # type: ignore[misc]
 
     def _follow_layers(self) -> None:
         self._scans = scans(self._viewer.layers)
-        chosen, blocker = self.scan.currentData(), QSignalBlocker(self.scan)
-        self.scan.clear()
-        for key, scan in self._scans.items():
-            self.scan.addItem(scan.name, key)
-        self.scan.setCurrentIndex(max(self.scan.findData(chosen), 0 if self._scans else -1))
-        blocker.unblock()
         self._update()
-
-    @property
-    def _chosen(self) -> Scan | None:
-        return self._scans.get(self.scan.currentData())
 
     @property
     def _selected(self) -> Layer | None:
@@ -146,20 +140,20 @@ class Panel(QWidget):  # type: ignore[misc]
 
     def _update(self, item: Any = None, before: Any = None) -> None:
         """Enable what can be used, and say why the rest cannot."""
-        explainer, scan = self._session.explainer, self._chosen
+        explainer, session = self._session.explainer, self._session
         why = (
             "Open a scan first."
-            if scan is None
+            if not self._scans
             else "Choose a model under Explain first."
             if explainer is None
-            else "Something is being done already …"
-            if self._task is not None
-            else ""
+            else input_missing(session, self._scans)
         )
+        self.input.setText(why or ", ".join(self._scans[key].name for key in session.scans))
+        why = why or ("Something is being done already …" if self._task is not None else "")
         self.list_button.setText("List layers" if explainer is None else f"List layers of {explainer.loaded.name}")
         self.list_button.setEnabled(not why)
         self.list_button.setToolTip(why or "List what puts out a volume when this scan goes through the model")
-        stale = self._layers and scan is not None and self._listed != (explainer, scan.key)
+        stale = self._layers and self._listed != (explainer, session.scans)
         why = why or (
             "The list is of another model or scan: list the layers again."
             if stale
@@ -181,8 +175,7 @@ class Panel(QWidget):  # type: ignore[misc]
             self.show_activations()
 
     def _lay_out(self) -> None:
-        self.scan, self.list_button, self.filter = combo(), QPushButton(), QLineEdit()
-        self.scan.setPlaceholderText("No scan is open")
+        self.input, self.list_button, self.filter = note(), QPushButton(), QLineEdit()
         self.filter.setPlaceholderText("Filter by name")
         self.filter.setClearButtonEnabled(True)
         self.tree = QTreeWidget()
@@ -194,7 +187,7 @@ class Panel(QWidget):  # type: ignore[misc]
         self.tree.setToolTip("Double click shows what a layer puts out")
         self.channels, self.show_button, self.said = QLineEdit(MEAN), QPushButton("Show"), note()
         rows = form()
-        add_row(rows, "Scan", self.scan)
+        add_row(rows, "Input", self.input, "The scan, or one for each channel, that is chosen under Explain")
         below = form()
         add_row(
             below,
@@ -210,7 +203,6 @@ class Panel(QWidget):  # type: ignore[misc]
         layout.addWidget(self.tree, 1)
         layout.addLayout(below)
         layout.addWidget(self.said)
-        self.scan.currentIndexChanged.connect(self._update)
         self.list_button.clicked.connect(self.list_layers)
         self.filter.textChanged.connect(self._show_tree)
         self.tree.currentItemChanged.connect(self._update)

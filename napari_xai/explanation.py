@@ -283,4 +283,4 @@ class Explanation:
         if self.prediction.labels is not None:
             layers.append(label_layer(self.prediction.labels, "prediction"))
         name = f"{self.attribution.provenance.method}: {self.question}"
-        return layers + relevance_layers(self.relevance, name, self.record)
+        return layers + relevance_layers(self.relevance, name, self.record, self.model.channel_names)

@@ -71,15 +71,22 @@ def label_layer(labels: Volume, name: str) -> LayerData:
     return _turned(labels, labels.data[0]), options, "labels"
 
 
-def relevance_layers(relevance: Volume, name: str, record: Mapping[str, Any]) -> list[LayerData]:
+def relevance_layers(
+    relevance: Volume, name: str, record: Mapping[str, Any], channels: Sequence[str] = ()
+) -> list[LayerData]:
     """Overlays on the scan: diverging, symmetric about zero, transparent at zero.
 
     Scale, colours and threshold are those of exported pictures. Of several input channels there is one layer each,
     hidden at first, and their sum on top; all on one scale. The record travels in the layers' metadata.
+
+    Parameters
+    ----------
+    channels : names of the model's input channels, where it has any.
     """
     maps = [("", relevance.data[0], True)]
     if relevance.channels > 1:
-        maps = [(f"channel {c}", channel, False) for c, channel in enumerate(relevance.data)]
+        names = channels if len(channels) == relevance.channels else [f"channel {c}" for c in range(relevance.channels)]
+        maps = [(part, channel, False) for part, channel in zip(names, relevance.data, strict=True)]
         maps.append(("all channels", relevance.data.sum(0), True))
     limit = max(display_range(relevance.with_data(values[None])) for _, values, _ in maps)
     colors = Display(window=(0, 1), limit=limit, threshold=THRESHOLD * limit).table()

@@ -165,6 +165,10 @@ def test_channels_share_one_scale_and_their_sum_is_shown():
     assert [options["visible"] for _, options, _ in layers] == [False, False, True]
     assert len({options["contrast_limits"] for _, options, _ in layers}) == 1
     assert layers[2][0].min() == -SUPERIOR
+    assert [options["name"] for _, options, _ in layers] == ["lrp, channel 0", "lrp, channel 1", "lrp, all channels"]
+    named = relevance_layers(both, "lrp", {}, ("T1", "FLAIR"))
+    assert [options["name"] for _, options, _ in named] == ["lrp, T1", "lrp, FLAIR", "lrp, all channels"]
+    assert [options["metadata"]["napari_xai"]["part"] for _, options, _ in named] == ["T1", "FLAIR", "all channels"]
 
 
 def test_an_empty_map_and_nan_have_a_scale():
