@@ -24,7 +24,9 @@ from qtpy.QtWidgets import (
 )
 
 from methods3d import Cancelled
+from napari_xai._choices import scans
 from napari_xai._ortho import patient_mm, position
+from napari_xai._overlay import maps
 from napari_xai._parts import add_row, combo, form, note, row
 from napari_xai._report import GROUPED, IDENTIFIES, Report, preview, why_not
 from napari_xai._script import Recipe
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
 __all__ = ["Panel"]
 
 SOON = 250  # milliseconds after a change until the picture is drawn anew
+TOOL_TIP = Qt.ItemDataRole.ToolTipRole
 PEAK, HERE = "The peak of the relevance", "The point that the viewer shows"
 
 
@@ -245,10 +248,13 @@ class Panel(QWidget):  # type: ignore[misc]
             return
         chosen, blocker = self.map.currentData(), QSignalBlocker(self.map)
         known = set() if chosen is None else {self.map.itemData(n) for n in range(self.map.count())}
+        open_ = scans(self._viewer.layers)
         self.map.clear()
         for key, result in self.workplace.results.items():
             method = result.explanation.attribution.provenance.method
-            self.map.addItem(f"{method}: {result.explanation.question}", key)
+            of = f" · {open_[result.scan].name}" if len(open_) > 1 and result.scan in open_ else ""
+            self.map.addItem(f"{method}: {result.explanation.question}{of}", key)
+            self.map.setItemData(self.map.count() - 1, self.map.itemText(self.map.count() - 1), TOOL_TIP)
         new = [key for key in self.workplace.results if key not in known]
         self.map.setCurrentIndex(self.map.findData(new[-1] if new else chosen))
         if self.map.currentIndex() < 0 and self.map.count():
@@ -259,6 +265,11 @@ class Panel(QWidget):  # type: ignore[misc]
     def _follow_display(self, key: str, display: Display) -> None:
         if isalive(self) and key == self.map.currentData():
             self._draw_soon()
+
+    def _layers(self) -> list[Any]:
+        """The layers of the chosen map."""
+        key = self.map.currentData()
+        return [layer for layer in maps(self._viewer.layers) if key and layer.metadata["napari_xai"].get("map") == key]
 
     def _scan_layer(self) -> Any:
         result = self.result
@@ -283,7 +294,9 @@ class Panel(QWidget):  # type: ignore[misc]
             box.setEnabled(not why or box.isChecked())
             box.setToolTip(f"It cannot be had: {why}." if why else EXPORTS[name].file)
         always = ", ".join(EXPORTS[name].what for name in ALWAYS if name not in self._reasons)
-        self._always.setText(f"Always written: {always}, the record.")
+        filtered = ", ".join({layer.metadata["napari_xai"].get("filtered", "") for layer in self._layers()} - {""})
+        note = f" Exports show the map itself, not {filtered}." if filtered else ""
+        self._always.setText(f"Always written: {always}, the record.{note}")
         why = self.report.missing(self.result, self._reasons) or ("It is being written." if self._saving else "")
         for button in (self.export_button, self.python_button, self.shell_button):
             only = self.report.missing(self.result, {}) or ("It is being written." if self._saving else "")

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
 
 import click
 
+from napari_xai.cli.console import ERR
+
 if TYPE_CHECKING:
     from napari_xai.reading import Reading
     from xai_io import Display
@@ -70,7 +72,7 @@ def model_options(command: Command) -> Command:
 
 
 def display_of(text: str | None) -> "Display | str | None":
-    """A CT window by its name, or the preset in a file.
+    """A CT window by its name, or the preset in a file; what the viewer only looks through is said not to be exported.
 
     Raises
     ------
@@ -84,6 +86,9 @@ def display_of(text: str | None) -> "Display | str | None":
         return text
     try:
         record = json.loads(Path(text).read_text(encoding="utf-8"))
+        filters = record.get("filters", {})
+        if filters.get("smoothing_mm") or filters.get("between", [None, None]) != [None, None]:
+            ERR.print("[yellow]The preset's smoothing and scan values are for looking: pictures show the map itself.")
         return Display.of(record.get("display", record))
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise ExplainError(

@@ -93,6 +93,10 @@ def test_the_display_of_an_earlier_result_is_used_again(segmenter, scan_file, tm
     assert found["display"] == preset
     found = json.loads(run(*again, "--overwrite", "--display", tmp_path / "b" / "provenance.json", "--json").stdout)
     assert found["display"] == preset
+    (tmp_path / "look.json").write_text(json.dumps({"display": preset, "filters": {"smoothing_mm": 6.0}}))
+    result = run(*again, "--overwrite", "--display", tmp_path / "look.json", "--json")
+    assert json.loads(result.stdout)["display"] == preset
+    assert "pictures show the map itself" in " ".join(result.stderr.split())
     result = run(*again, "--overwrite", "--display", "sepia")
     assert result.exit_code == 2 and "lung" in result.stderr
 
