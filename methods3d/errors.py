@@ -1,5 +1,7 @@
 """What can go wrong in an attribution, by type; every message is one sentence with a way out."""
 
+from collections.abc import Sequence
+
 __all__ = [
     "Cancelled",
     "LayerError",
@@ -9,6 +11,7 @@ __all__ = [
     "ModelOutputError",
     "ParameterError",
     "RuleError",
+    "ShapeError",
     "TargetError",
     "UnsupportedModelError",
     "VolumeError",
@@ -21,6 +24,19 @@ class Methods3dError(Exception):
 
 class VolumeError(Methods3dError, ValueError):
     """The input tensor is not a volume that can be explained."""
+
+
+class ShapeError(VolumeError):
+    """The network itself cannot run on a volume of this shape.
+
+    Attributes
+    ----------
+    shape : (b, c, i, j, k) of what was given.
+    """
+
+    def __init__(self, message: str, shape: Sequence[int] = ()) -> None:
+        super().__init__(message)
+        self.shape = tuple(shape)
 
 
 class ParameterError(Methods3dError, ValueError):

@@ -16,8 +16,8 @@ from methods3d.errors import (
     Methods3dError,
     MixedSamples,
     ModelOutputError,
+    ShapeError,
     UnsupportedModelError,
-    VolumeError,
 )
 from methods3d.memory import ran_out
 from methods3d.rewriting import Flow, Rules, Site
@@ -254,9 +254,10 @@ class Runner:
                 self.single = True
                 raise MixedSamples("The network takes one sample at a time.") from error
             reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-            raise VolumeError(
+            raise ShapeError(
                 f"The network cannot run on an input of shape {tuple(x.shape)} ({reason}): "
-                "give the channels and the size that it was made for."
+                "give the channels and the size that it was made for.",
+                x.shape,
             ) from error
         return self._chosen(y, len(x))
 

@@ -11,6 +11,7 @@ __all__ = ["keeps_identity", "recent_models", "remember_model", "running"]
 
 MOST = 8  # models that are remembered
 FILE = "recent.json"
+PAGE = "Explain 3D models (napari-xai)"  # of the preferences, as the manifest calls the plugin
 
 
 def running() -> dict[str, Any]:
@@ -32,7 +33,7 @@ def running() -> dict[str, Any]:
         device_named(device)
         bytes_of(memory or None)
     except (ExplainError, ParameterError) as error:
-        raise ExplainError(f"{str(error).rstrip('.')}, in Preferences > napari-xai.") from error
+        raise ExplainError(f"{str(error).rstrip('.')}, in Preferences > {PAGE}.") from error
     return {"device": device, "memory": memory or None}
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from methods3d import ShapeError
 from napari_xai.errors import USER_ERRORS
 from napari_xai.explanation import Explanation
 from xai_io import LoadedModel
@@ -61,7 +62,14 @@ def predicted(classes: Mapping[str, float], *, segments: bool) -> str:
 
 
 def sentence(error: Exception) -> str:
-    """An error for a user: its own sentence, or that it was not expected."""
+    """An error for a user of the window: its own sentence, or that it was not expected."""
+    if isinstance(error, ShapeError):  # what PyTorch says of it helps nobody who has made neither scan nor model
+        channels, *size = error.shape[1:]
+        return (
+            f"The model cannot run on this scan, of which it gets {channels} channel(s) of "
+            f"{' × '.join(map(str, size))} voxels: it is too small, or of another size or other channels than the "
+            "model was made for; choose another scan or model."
+        )
     if isinstance(error, USER_ERRORS):
         return str(error)
     first = (str(error).splitlines() or [""])[0]

@@ -370,5 +370,5 @@ def test_settings_have_defaults_and_are_heeded(monkeypatch):
         with pytest.raises(ExplainError) as refused:
             running()
         assert str(refused.value).startswith(words)
-        assert str(refused.value).endswith("in Preferences > napari-xai.")
+        assert str(refused.value).endswith("in Preferences > Explain 3D models (napari-xai).")
         assert "torch" not in str(refused.value).casefold()

@@ -4,13 +4,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from torch import nn
 
-from methods3d import Cancelled, Occlusion, ParameterError
+from methods3d import Cancelled, Occlusion, ParameterError, ShapeError
 from napari_xai._estimate import predict
 from napari_xai._session import Session
 from napari_xai._words import about, sentence, summary, words
 from napari_xai.errors import ExplainError
 from napari_xai.explainer import Explainer
+from xai_io import Volume
 
 
 def ready(bundle, scan, **choices):
@@ -135,6 +137,16 @@ def test_an_error_is_one_sentence():
     assert sentence(ExplainError("Do this.")) == "Do this."
     assert sentence(KeyError("x")) == "Something went wrong that was not expected: KeyError: 'x'"
     assert "\n" not in sentence(RuntimeError("one\ntwo"))
+
+
+def test_a_scan_that_is_too_small_for_the_model_is_said_without_pytorchs_words(scan):
+    net = nn.Sequential(nn.Conv3d(1, 1, 3), nn.MaxPool3d(2), nn.AdaptiveAvgPool3d(1), nn.Flatten())
+    with pytest.raises(ShapeError) as refused:
+        predict(Explainer.of(net, device="cpu"), Volume(scan.data[:, :2, :3, :4], scan.affine), lambda *_: None)
+    assert sentence(refused.value) == (
+        "The model cannot run on this scan, of which it gets 1 channel(s) of 2 × 3 × 4 voxels: it is too small, or of "
+        "another size or other channels than the model was made for; choose another scan or model."
+    )
 
 
 def test_paths_need_not_exist_until_they_are_loaded():
