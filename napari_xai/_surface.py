@@ -8,7 +8,8 @@ import numpy.typing as npt
 __all__ = ["COLORS", "MOST_FACES", "Surface", "shown_from", "surface", "surface_layers"]
 
 MOST_FACES = 400_000  # more are drawn no better, and software turns them slowly
-MOST_VOXELS = 128**3  # that a surface is first looked for in; larger boxes are read in steps
+MOST_VOXELS = 256**3  # that a surface is first looked for in; larger boxes are read in steps
+AT_ONCE = 128**3  # voxels; marching cubes stops every other thread meanwhile
 COLORS = {1: (1.0, 0.27, 0.08), -1: (0.1, 0.45, 1.0)}  # half of full relevance, as in the pictures
 SIDES = {1: "raises the score", -1: "lowers the score"}
 
@@ -41,8 +42,6 @@ def surface(values: npt.NDArray[Any], level: float, sign: int) -> Surface | None
 
     A surface with too many faces is made again from every second, third ... voxel.
     """
-    from skimage.measure import marching_cubes
-
     reached = values >= level if sign > 0 else values <= -level
     if not reached.any():
         return None
@@ -56,7 +55,7 @@ def surface(values: npt.NDArray[Any], level: float, sign: int) -> Surface | None
         # The largest of each block, so that nothing small is stepped over; nothing lies outside.
         part = np.pad(_largest(inside, step), 1)
         top = np.nextafter(part.max(), np.float32(0))
-        vertices, faces, _, _ = marching_cubes(part, min(level, top))  # type: ignore[no-untyped-call]
+        vertices, faces = _marched(part, min(level, top))
         if len(faces) <= MOST_FACES or min(part.shape) <= 8:
             break
         step += 1
@@ -83,6 +82,28 @@ def surface_layers(found: dict[int, Surface | None], layer: Any) -> list[tuple[A
         }
         made.append(((one.vertices, one.faces, np.ones(len(one.vertices), np.float32)), options, "surface"))
     return made
+
+
+def _marched(values: npt.NDArray[np.float32], level: float) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]:
+    """Marching cubes, a slab of slices after the other, whose surfaces are one where they meet."""
+    from skimage.measure import marching_cubes
+
+    thick = max(1, AT_ONCE // values[0].size)
+    starts = range(0, len(values) - 1, thick)
+    vertices, faces, count = [np.zeros((0, 3), np.float32)], [np.zeros((0, 3), np.int32)], 0
+    for start in starts:
+        slab = values[start : start + thick + 1]
+        if slab.min() <= level <= slab.max() and slab.min() < slab.max():
+            some, of_them, _, _ = marching_cubes(slab, level)  # type: ignore[no-untyped-call]
+            vertices.append(some + np.array([start, 0, 0], np.float32))
+            faces.append(of_them + count)
+            count += len(some)
+    places, corners = np.concatenate(vertices), np.concatenate(faces)
+    seam = np.flatnonzero(np.isin(places[:, 0], starts[1:]))
+    _, first, same = np.unique(places[seam], axis=0, return_index=True, return_inverse=True)
+    one = np.arange(len(places), dtype=np.int32)
+    one[seam] = seam[first][same.ravel()]
+    return places, one[corners]
 
 
 def _largest(values: npt.NDArray[np.float32], step: int) -> npt.NDArray[np.float32]:

@@ -184,6 +184,18 @@ def test_a_surface_is_where_the_map_reaches_what_is_shown():
     assert at_rim.vertices.min() == pytest.approx(0, abs=0.01)  # closed, and no error at the very maximum
 
 
+def test_a_surface_that_is_made_in_slabs_is_one(monkeypatch):
+    places = np.stack(np.meshgrid(*[np.arange(30)] * 3, indexing="ij"), -1)
+    ball = (10 - np.linalg.norm(places - 14.3, axis=-1)).astype(np.float32)
+    whole = surface(ball, 2.0, 1)
+    monkeypatch.setattr("napari_xai._surface.AT_ONCE", 3 * 19**2)
+    slabs = surface(ball, 2.0, 1)
+    assert len(slabs.faces) == len(whole.faces)
+    edges = np.sort(np.concatenate([slabs.faces[:, [a, b]] for a, b in ((0, 1), (1, 2), (2, 0))]), axis=1)
+    assert (np.unique(edges, axis=0, return_counts=True)[1] == 2).all()  # every edge has two sides: no seam is open
+    assert np.allclose(np.linalg.norm(slabs.vertices - 14.3, axis=-1), 8, atol=0.1)
+
+
 def test_a_large_surface_is_made_coarser(monkeypatch):
     rng = np.random.default_rng(0)
     noise = rng.normal(size=(40, 40, 40)).astype(np.float32)
