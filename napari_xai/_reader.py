@@ -7,6 +7,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -17,13 +18,15 @@ from xai_io import Volume, XaiIOError, read_volume, sniff
 if TYPE_CHECKING:
     from napari_xai._look import Look
 
-__all__ = ["get_reader", "layers_of", "name_of", "read", "read_later", "welcome"]
+__all__ = ["get_reader", "layers_of", "name_of", "read", "read_later", "viewer_in_use", "welcome"]
 
 SUFFIXES = re.compile(r"(\.(nii|img|hdr|nrrd|nhdr|mha|mhd|dcm|zip)|(\.ome)?\.zarr)?(\.gz)?$", re.IGNORECASE)
 
 FEW = 256  # different values that a label map has at most
 
 Reader = Callable[[str | list[str]], list[Any]]
+
+_WAITING: "WeakKeyDictionary[Any, list[Path]]" = WeakKeyDictionary()  # viewer -> what is being opened in it, in order
 
 
 def get_reader(path: str | list[str]) -> Reader | None:
@@ -35,7 +38,7 @@ def get_reader(path: str | list[str]) -> Reader | None:
     paths = path if isinstance(path, list) else [path]
     if not paths or not all(sniff(one) for one in paths):
         return None
-    return read_later if _viewer() is not None and _in_event_loop() else read
+    return read_later if viewer_in_use() is not None and _in_event_loop() else read
 
 
 def read(path: str | list[str]) -> list[LayerData]:
@@ -54,7 +57,7 @@ def read(path: str | list[str]) -> list[LayerData]:
 def read_later(path: str | list[str]) -> list[Any]:
     """Open scans in the background, asking where there is something to choose; napari is told that all went well."""
     paths = path if isinstance(path, list) else [path]
-    viewer = _viewer()
+    viewer = viewer_in_use()
     welcome()
     for one in paths:
         _open_later(viewer, Path(one))
@@ -62,7 +65,17 @@ def read_later(path: str | list[str]) -> list[Any]:
 
 
 def _open_later(viewer: Any, path: Path) -> None:
+    """Open a scan when those before it are there: what a label map lies on counts, and the order in which they came."""
+    waiting = _WAITING.setdefault(viewer, [])
+    waiting.append(path)
+    if len(waiting) == 1:
+        _open_next(viewer, waiting)
+
+
+def _open_next(viewer: Any, waiting: list[Path]) -> None:
     from napari_xai._task import Task
+
+    path = waiting[0]
 
     def work(hear: Callable[..., None]) -> Any:
         # Here, because it imports PyTorch, which takes seconds.
@@ -71,10 +84,15 @@ def _open_later(viewer: Any, path: Path) -> None:
 
     def ended(found: Any) -> None:
         dialog = import_module("napari_xai._open_dialog")
-        if isinstance(found, tuple):
-            dialog.OpenDialog(viewer, path, found).show()
-        else:
-            dialog.came(viewer, path, found)
+        try:
+            if isinstance(found, tuple):
+                dialog.OpenDialog(viewer, path, found).show()
+            else:
+                dialog.came(viewer, path, found)
+        finally:
+            del waiting[0]
+            if waiting:
+                _open_next(viewer, waiting)
 
     Task(f"Opening {path.name}", work, ended=ended, parent=viewer.window._qt_window)
 
@@ -153,14 +171,14 @@ def name_of(path: Path) -> str:
 
 def welcome() -> None:
     """Prepare the viewer, if there is one, for scans: letters at the edges, scale bar, window and level by mouse."""
-    viewer = _viewer()
+    viewer = viewer_in_use()
     if viewer is not None:
         from napari_xai._marks import mark
 
         mark(viewer)
 
 
-def _viewer() -> Any:
+def viewer_in_use() -> Any:
     """The viewer that is in use; napari is never imported for this."""
     napari = sys.modules.get("napari")
     return napari.current_viewer() if napari is not None and "napari._qt.qt_main_window" in sys.modules else None
@@ -175,7 +193,7 @@ def _in_event_loop() -> bool:
 
 def _scan_under(volume: Volume) -> str:
     """The key of the scan in the viewer that lies on a map's grid; "" if there is none."""
-    viewer, wanted = _viewer(), placed(volume)["metadata"]["napari_xai"]
+    viewer, wanted = viewer_in_use(), placed(volume)["metadata"]["napari_xai"]
     for layer in () if viewer is None else viewer.layers:
         own = layer.metadata.get("napari_xai", {})
         if own.get("role") == "scan" and layer._type_string == "image" and same_grid(own, wanted):

@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from napari_xai._reader import viewer_in_use
 from napari_xai._record import check_record_place, write_record
-from napari_xai.layers import LABELS, WORLD, volume_of
+from napari_xai.layers import LABELS, WORLD, grid_of, volume_of
 from xai_io import ExportError, Volume, write_nifti
 
 __all__ = ["layer_volume", "write_layer"]
@@ -25,7 +26,9 @@ def write_layer(path: str, data: Any, meta: Mapping[str, Any]) -> list[str]:
     ------
     GeometryError, ExportError : where the layer lies in the patient is unknown, or the file cannot be written.
     """
-    own = meta.get("metadata", {}).get("napari_xai", {})
+    own = meta.get("metadata", {}).get("napari_xai") or _grid_under(data)
+    if own:
+        meta = {**meta, "metadata": {"napari_xai": own}}
     if own.get("role") != "relevance":
         write_nifti(path, layer_volume(data, meta), overwrite=True)
         return [path]
@@ -57,13 +60,23 @@ def layer_volume(data: Any, meta: Mapping[str, Any]) -> Volume:
     if tuple(meta.get("axis_labels", ())) != LABELS:
         raise ExportError(
             f"The layer's axis labels do not say how it lies in the patient: only {', '.join(LABELS)} can be saved as "
-            "NIfTI; open the scan with napari-xai, and make the layer while the scan is selected."
+            "NIfTI; make the layer with Paint in the Explain dock, or over a scan that napari-xai has opened."
         )
     units = [str(unit) for unit in meta.get("units", ())]
     if len(units) != 3 or any(unit not in TO_MM for unit in units):
         raise ExportError(f"The layer's units are {', '.join(units) or 'unknown'}: set them to a length, such as mm.")
     to_mm = np.diag([*(TO_MM[unit] for unit in units), 1.0])
     return Volume(values[None], np.linalg.inv(WORLD) @ to_mm @ _data_to_world(meta))
+
+
+def _grid_under(data: Any) -> dict[str, Any]:
+    """The grid of the scan that a layer lies on in the viewer, such as labels painted over a tilted one; else {}."""
+    viewer = viewer_in_use()
+    for layer in () if viewer is None else viewer.layers:
+        if layer.data is data:
+            found = grid_of(layer, viewer.layers) or {}
+            return {name: found[name] for name in ("affine_ras_mm", "shape") if name in found}
+    return {}
 
 
 def _data_to_world(meta: Mapping[str, Any]) -> np.ndarray:

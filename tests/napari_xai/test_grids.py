@@ -108,7 +108,7 @@ def test_painted_labels_are_on_the_one_scan_that_lies_there_and_on_none_of_two(s
 def test_a_map_from_a_file_gets_the_scan_on_its_true_grid(monkeypatch, straight, tilted):
     viewer = ViewerModel()
     viewer.add_layer(straight)
-    monkeypatch.setattr(_reader, "_viewer", lambda: viewer)
+    monkeypatch.setattr(_reader, "viewer_in_use", lambda: viewer)
     assert _reader._scan_under(ball(20)) == ""
     viewer.add_layer(tilted)
     assert _reader._scan_under(ball(20)) == tilted.metadata["napari_xai"]["scan"]

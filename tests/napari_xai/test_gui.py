@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import methods3d
-from napari_xai.layers import scan_layers
+from napari_xai.layers import scan_layers, to_ras
 from napari_xai.samples import sample
 from xai_io import Volume, read_volume, write_nifti
 
@@ -290,6 +290,19 @@ def test_saving_from_the_viewer(viewer, scan, tmp_path):
     assert np.array_equal(copy.data, scan.data)
     assert np.allclose(copy.affine, scan.affine, atol=1e-5)
     assert layer.axis_labels[0] == "~S-I"
+
+
+def test_labels_painted_over_a_tilted_scan_are_saved_where_they_lie(viewer, scan, tmp_path):
+    viewer.add_layer(small(scan)[0])
+    viewer._new_labels()
+    labels = viewer.layers[-1]
+    labels.data[2, 3, 4] = 1
+    assert viewer.layers.save(str(tmp_path / "painted.nii.gz"), plugin="napari-xai", selected=True)
+    painted = read_volume(tmp_path / "painted.nii.gz")
+    assert np.allclose(painted.affine, scan.affine, atol=1e-4)
+    index = np.argwhere(painted.data[0])[0]
+    shown = to_ras(viewer.layers[0].metadata) @ (2, 3, 4, 1)
+    assert np.allclose(painted.affine @ (*index, 1), shown, atol=1e-3)
 
 
 @pytest.mark.parametrize("axes", ["LPS", "RAS", "PSR", "oblique"])

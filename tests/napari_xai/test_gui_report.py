@@ -9,13 +9,14 @@ from napari_xai.reading import Reading
 from xai_io import Choices, Volume, write_nifti
 
 napari = pytest.importorskip("napari", reason="needs the gui extra")
-from napari.layers import Layer  # noqa: E402
+from napari.layers import Image, Labels, Layer  # noqa: E402
 from qtpy.QtCore import QTimer  # noqa: E402
 from qtpy.QtWidgets import QApplication, QMessageBox  # noqa: E402
-from window import said  # noqa: E402
+from window import choose, idle, load, said  # noqa: E402
 
 from napari_xai._marks import mark  # noqa: E402
-from napari_xai._open import reading_of  # noqa: E402
+from napari_xai._open import opened, reading_of  # noqa: E402
+from napari_xai._report import Report  # noqa: E402
 from napari_xai.layers import scan_layers  # noqa: E402
 
 pytestmark = pytest.mark.gui
@@ -23,9 +24,9 @@ WINDOW = (1000, 700)
 AFFINE = np.diag([-1.0, -1, 2, 1])
 
 
-def drop(viewer, path):
+def drop(viewer, *paths):
     """As a user does it: from within the event loop."""
-    QTimer.singleShot(0, lambda: viewer.open(str(path), plugin="napari-xai"))
+    QTimer.singleShot(0, lambda: viewer.open([str(path) for path in paths], plugin="napari-xai"))
 
 
 def dialog():
@@ -75,13 +76,15 @@ def test_a_dropped_folder_is_listed_asked_about_and_opened(viewer, qtbot, tmp_pa
 
 def test_a_file_is_opened_in_the_background_and_a_damaged_one_said(viewer, qtbot, scan, tmp_path):
     write_nifti(tmp_path / "scan.nii.gz", scan)
-    drop(viewer, tmp_path / "scan.nii.gz")
-    qtbot.waitUntil(lambda: len(viewer.layers) == 1, timeout=20_000)
+    write_nifti(tmp_path / "lesion.nii", scan.with_data((scan.data > 90).astype(np.uint8)))
+    drop(viewer, tmp_path / "scan.nii.gz", tmp_path / "lesion.nii")  # the latter waits for the scan that it lies on
+    qtbot.waitUntil(lambda: len(viewer.layers) == 2, timeout=20_000)
+    assert [(layer.name, type(layer)) for layer in viewer.layers] == [("scan", Image), ("lesion", Labels)]
     (tmp_path / "cut.nii").write_bytes((tmp_path / "scan.nii.gz").read_bytes()[:3000])
     drop(viewer, tmp_path / "cut.nii")
     qtbot.waitUntil(lambda: said("error") != [], timeout=20_000)
     assert "cut short or damaged" in said("error")[0]
-    assert len(viewer.layers) == 1
+    assert len(viewer.layers) == 2
 
 
 def test_voxels_without_a_value_are_asked_about(viewer, qtbot, scan, tmp_path):
@@ -206,6 +209,20 @@ def test_a_report_is_previewed_exported_and_copied_as_a_script(viewer, qtbot, cl
     assert f"explain(\n    {str(scan_file)!r}" in QApplication.clipboard().text()
     panel.shell_button.click()
     assert QApplication.clipboard().text().startswith("napari-xai explain ")
+
+
+def test_a_run_knows_how_its_scan_was_read_when_that_is_closed(viewer, panel, qtbot, classifier, scan_file):
+    chosen = Reading(choices=Choices(on_nan="zero"))
+    for layer in opened(scan_file, chosen):
+        viewer.add_layer(Layer.create(*layer))
+    load(panel, qtbot, classifier)
+    choose(panel, "saliency")
+    panel.run()
+    idle(panel, qtbot)
+    viewer.layers.remove(viewer.layers[0])
+    (result,) = panel.workplace.results.values()
+    assert result.job.reading == chosen
+    assert "on_nan='zero'" in Report().recipe(result, panel.workplace).python
 
 
 def test_the_plan_of_a_model_and_the_settings_of_the_plugin(viewer, qtbot, segmenter, tmp_path):

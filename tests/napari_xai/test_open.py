@@ -286,7 +286,7 @@ def opened_over(monkeypatch, tmp_path):
     """What the reader makes of values in a file, on the grid of an open scan or a little beside it."""
     rng = np.random.default_rng(0)
     viewer = napari_components.ViewerModel()
-    monkeypatch.setattr(_reader, "_viewer", lambda: viewer)
+    monkeypatch.setattr(_reader, "viewer_in_use", lambda: viewer)
     open_scan = Layer.create(*scan_layers(Volume(rng.normal(100, 9, (1, 20, 18, 16)).astype(np.float32), AFFINE))[0])
     viewer.add_layer(open_scan)
 
