@@ -96,7 +96,7 @@ class Panel(QWidget):  # type: ignore[misc]
     def subtract(self) -> None:
         """Add the difference of two maps as a layer; each is divided by its limit first."""
         one, other = self.chosen
-        (a, b), (name, other_name) = (float(x.contrast_limits[1]) for x in (one, other)), (one.name, other.name)
+        (a, b), (name, other_name) = (float(x.contrast_limits[1]) for x in (one, other)), (_made(one), _made(other))
         values = difference(original(one), a, original(other), b)
         there, own = volume_of(values, one.metadata), one.metadata["napari_xai"]
         record = {
@@ -394,6 +394,12 @@ def _names(layers: list[Any]) -> list[str]:
         same = sum(name == layer.name or name.startswith(f"{layer.name} [") for name in names)
         names.append(f"{layer.name} [{same + 1}]" if same else layer.name)
     return names
+
+
+def _made(layer: Any) -> str:
+    """What a map is of, as records may say it: a layer's name may be that of a file, and that a patient's."""
+    record = layer.metadata["napari_xai"]["provenance"]
+    return ": ".join(str(record[name]) for name in ("method", "question") if name in record)
 
 
 def _short(name: str) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from napari_xai._reader import layers_of
+from napari_xai._reader import layers_of, name_of
 from napari_xai.layers import LayerData
 from napari_xai.reading import Reading
 from xai_io import CT_WINDOWS, Choices, ScanError, Series, XaiIOError, find_series, read_volume
@@ -172,8 +172,13 @@ def _middle(frames: Sequence[Any]) -> Any:
     return frames[int(np.argsort(along)[len(frames) // 2])]
 
 
-def opened(path: Path, reading: Reading = Reading(), progress: Progress | None = None) -> list[LayerData]:  # noqa: B008
-    """Read a scan, as was chosen, as layers; they remember the choice.
+def opened(
+    path: Path,
+    reading: Reading = Reading(),  # noqa: B008
+    progress: Progress | None = None,
+    name: str = "",
+) -> list[LayerData]:
+    """Read a scan, as was chosen, as layers; they remember the choice, and are called by a name, else by the path's.
 
     Raises
     ------
@@ -181,6 +186,8 @@ def opened(path: Path, reading: Reading = Reading(), progress: Progress | None =
     """
     volume = read_volume(path, series=reading.series, choices=reading.choices, progress=progress)
     layers = layers_of(volume, path)
+    for _, options, _ in layers if name else ():
+        options["name"] = options["name"].replace(name_of(path), name, 1)
     if reading != Reading():
         said = {"series": reading.series, "choices": asdict(reading.choices)}
         for _, options, _ in layers:

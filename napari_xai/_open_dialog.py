@@ -120,12 +120,13 @@ class OpenDialog(QDialog):  # type: ignore[misc]
             return
         number = None if len(self._found) == 1 else self._found.index(self.series) + 1
         reading = self._reading = Reading(series=number, choices=Choices(**self.answers))
+        name = "" if number is None or self.series is None else self.series.description.strip()
         self._thumbnails.cancel()
         self.progress.setRange(0, 0)
         self.progress.show()
         self._task = Task(
             f"Opening {self._path.name}",
-            lambda hear: opened(self._path, reading, hear),
+            lambda hear: opened(self._path, reading, hear, name),
             progressed=self._progressed,
             ended=self._ended,
             parent=self,

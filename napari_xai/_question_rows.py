@@ -128,6 +128,10 @@ class QuestionRows(QObject):  # type: ignore[misc]
         self._point.setEnabled(scan)
         self._point.setToolTip("Click on the middle of a ball in the viewer" if scan else "Open a scan first")
         self._pick.setEnabled(prediction)
+        if not prediction:
+            self._pick.setChecked(False)
+        if not scan:
+            self._point.setChecked(False)
         self._pick.setToolTip(
             "Click on a predicted structure in the viewer: its connected part is the region"
             if prediction

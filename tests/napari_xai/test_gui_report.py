@@ -67,6 +67,7 @@ def test_a_dropped_folder_is_listed_asked_about_and_opened(viewer, qtbot, tmp_pa
     asked.open_button.click()
     qtbot.waitUntil(lambda: len(viewer.layers) == 1, timeout=20_000)
     qtbot.waitUntil(lambda: dialog() is None, timeout=5_000)
+    assert viewer.layers[0].name == "Series 1"
     own = viewer.layers[0].metadata["napari_xai"]
     assert own["reading"]["series"] == 1
     assert own["reading"]["choices"]["on_gap"] == "fill"
