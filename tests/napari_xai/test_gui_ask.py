@@ -15,6 +15,9 @@ from qtpy.QtCore import QEvent, Qt  # noqa: E402
 from qtpy.QtWidgets import QApplication, QToolButton  # noqa: E402
 from window import LATE, Clock, choose, idle, load, said, show  # noqa: E402
 
+from napari_xai._channels import model_input  # noqa: E402
+from napari_xai._choices import scans  # noqa: E402
+
 pytestmark = pytest.mark.gui
 WINDOW = (900, 800)
 
@@ -245,7 +248,7 @@ def test_open_scans_become_the_channels_of_a_model(viewer, panel, qtbot, classif
     assert not panel.run_button.isEnabled()
     show(viewer, scan.with_data(scan.data + 1), "patient FLAIR")
     assert panel.run_button.isEnabled(), panel.status.text()
-    assert panel._volume(panel._chosen).channels == 2
+    assert model_input(panel.session, scans(viewer.layers)).channels == 2
     viewer.layers.remove(viewer.layers[-1])
     assert "Choose a scan for FLAIR" in panel.run_button.toolTip()
 
