@@ -30,6 +30,7 @@ from napari_xai._map_statistics import MapStatistics
 from napari_xai._overlay import (
     chosen_map,
     filtered,
+    left_out,
     map_key,
     map_layers,
     original,
@@ -72,6 +73,7 @@ class Panel(QWidget):  # type: ignore[misc]
         self.look: Look | None = None
         self.statistics: MapStatistics | None = None
         self._masks: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()  # relevance layer -> labels that clip it
+        self._clipped: WeakKeyDictionary[Any, int] = WeakKeyDictionary()  # how many voxels of a map are left out
         self._painting = False
         self._at_cursor = False  # whether the probe looks there; else at the crosshair
         self._filter, self._measure = Latest(self, SOON), Latest(self, 0)
@@ -285,6 +287,7 @@ class Panel(QWidget):  # type: ignore[misc]
         map_, mm = original(layer), voxel_mm(layer)
         if not look.alters and mask is None:
             self._filter.drop()
+            self._clipped.pop(layer, None)
             if layer.data is not map_:
                 show_values(layer, map_, "")
             return
@@ -293,10 +296,13 @@ class Panel(QWidget):  # type: ignore[misc]
         words = ", ".join(part for part in (look.words, "" if mask is None else "clipped by a mask") if part)
 
         def work() -> Any:
-            return filtered(map_, mm, look, scan=scan, mask=inside)
+            outside = left_out(look, scan=scan, mask=inside)
+            values = filtered(map_, mm, look, scan=scan, mask=inside)
+            return values, 0 if outside is None else int(outside.sum())
 
-        def then(values: Any) -> None:
+        def then(found: Any) -> None:
             if layer is self.layer and original(layer) is map_:
+                values, self._clipped[layer] = found
                 show_values(layer, values, words)
 
         self._filter.ask("Filtering the map", work, then)
@@ -309,7 +315,8 @@ class Panel(QWidget):  # type: ignore[misc]
             if layer is self.layer and layer.data is values:
                 self._measured(found)
 
-        self._measure.ask("Measuring the map", lambda: MapStatistics.of(values), then)
+        clipped = self._clipped.get(layer, 0)
+        self._measure.ask("Measuring the map", lambda: MapStatistics.of(values, clipped), then)
 
     def _measured(self, found: MapStatistics) -> None:
         self.statistics = found

@@ -41,8 +41,11 @@ class MapStatistics:
     below: npt.NDArray[np.int64]
 
     @classmethod
-    def of(cls, values: npt.NDArray[np.floating]) -> "MapStatistics":
-        """Go through a map in slabs, so that little memory is needed beside it; what is not finite counts as zero."""
+    def of(cls, values: npt.NDArray[np.floating], clipped: int = 0) -> "MapStatistics":
+        """Go through a map in slabs, so that little memory is needed beside it; what is not finite counts as zero.
+
+        So many voxels are zero because they were clipped: percentiles are of the others.
+        """
         sums = [[np.zeros(n) for n in values.shape] for _ in range(2)]
         counts = np.zeros(BINS, np.int64)
         peaks: list[Peak | None] = [None, None]
@@ -64,17 +67,20 @@ class MapStatistics:
                 sums[kind][0][first : first + step] = part.sum(axis=(1, 2), dtype=np.float64)
                 sums[kind][1] += flat.sum(axis=1)
                 sums[kind][2] += flat.sum(axis=0)
+        counts[0] -= clipped
         return cls(tuple(sums[0]), tuple(-one for one in sums[1]), peaks[0], peaks[1], np.cumsum(counts))
 
     def value(self, percentile: float) -> float:
         """The magnitude that this percentage of all voxels stays below; to a 2048th of itself."""
+        if not self.below[-1]:  # all of it was clipped
+            return 0.0
         step = int(np.searchsorted(self.below, percentile / 100 * self.below[-1], side="right"))
         return _magnitude(min(step, BINS - 1))
 
     def percentile(self, value: float) -> float:
         """The percentage of all voxels whose magnitude stays below that of a value."""
         step = int(np.float32(abs(value)).view(np.uint32)) >> DROPPED
-        return 100 * float(self.below[step - 1]) / float(self.below[-1]) if 0 < step < BINS else 0.0
+        return 100 * float(self.below[step - 1]) / max(1.0, float(self.below[-1])) if 0 < step < BINS else 0.0
 
     @property
     def top(self) -> float:

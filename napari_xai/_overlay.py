@@ -15,6 +15,7 @@ from xai_io import Display
 __all__ = [
     "chosen_map",
     "filtered",
+    "left_out",
     "map_layers",
     "maps",
     "original",
@@ -118,8 +119,8 @@ def filtered(
     scan : whose values clip it, on the same grid.
     mask : outside of which nothing is shown, on the same grid.
     """
-    low, high = look.between
-    if not (look.smoothing or mask is not None or (scan is not None and (low, high) != (None, None))):
+    outside = left_out(look, scan=scan, mask=mask)
+    if not look.smoothing and outside is None:
         return values
     shown = np.array(values, dtype=np.float32)
     if look.smoothing:
@@ -129,13 +130,20 @@ def filtered(
         for axis, size in enumerate(mm):  # in place, axis by axis: no more than one copy at a time
             sigma = look.smoothing / FWHM / size
             ndimage.gaussian_filter1d(shown, sigma, axis, output=shown, mode="nearest", truncate=NEAREST)
-    if scan is not None and low is not None:
-        shown[np.asarray(scan) < low] = 0
-    if scan is not None and high is not None:
-        shown[np.asarray(scan) > high] = 0
-    if mask is not None:
-        shown[np.asarray(mask) == 0] = 0
+    if outside is not None:
+        shown[outside] = 0
     return shown
+
+
+def left_out(
+    look: Look, *, scan: npt.NDArray[Any] | None = None, mask: npt.NDArray[Any] | None = None
+) -> npt.NDArray[np.bool_] | None:
+    """Where the scan's values or a mask clip a map; None if they do not."""
+    low, high = look.between if scan is not None else (None, None)
+    parts = [] if mask is None else [np.asarray(mask) == 0]
+    parts += [] if low is None else [np.asarray(scan) < low]
+    parts += [] if high is None else [np.asarray(scan) > high]
+    return np.logical_or.reduce(parts) if parts else None
 
 
 def original(layer: Any) -> npt.NDArray[Any]:

@@ -204,7 +204,7 @@ class OverlayControls(QWidget):  # type: ignore[misc]
             rows,
             "Threshold",
             row(self.rule, self.threshold),
-            "Relevance of a smaller magnitude is hidden: by percentile of |relevance| over all voxels, or by value.",
+            "Relevance of a smaller magnitude is hidden: by percentile of |relevance| inside of the clip, or by value.",
         )
         rows.addRow("", self.slider)
         add_row(rows, "Opacity", self.opacity, "Of full relevance; smaller magnitudes are more transparent.")

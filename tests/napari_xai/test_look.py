@@ -141,6 +141,17 @@ def test_percentiles_peaks_and_slices_are_those_of_numpy(relevance):
         assert np.allclose(found.negative[axis], np.minimum(values, 0).sum(others, dtype=float))
 
 
+def test_percentiles_are_of_what_is_not_clipped(relevance):
+    values = relevance.data[0]
+    inside = np.zeros(values.shape, bool)
+    inside[3:12, 4:10, 2:9] = True
+    found = MapStatistics.of(np.where(inside, values, 0), int((~inside).sum()))
+    for percent in (5, 50, 90, 99):
+        assert found.value(percent) == pytest.approx(np.percentile(np.abs(values[inside]), percent), rel=3e-2)
+    all_of_it = MapStatistics.of(np.zeros_like(values), values.size)
+    assert (all_of_it.value(99), all_of_it.percentile(1)) == (0, 0)
+
+
 def test_a_map_of_nothing_and_one_with_nan_have_statistics():
     nothing = MapStatistics.of(np.zeros((3, 4, 5), np.float32))
     assert (nothing.highest, nothing.lowest, nothing.top) == (None, None, 0)
