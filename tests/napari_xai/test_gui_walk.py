@@ -3,6 +3,7 @@
 Pictures go to the folder that NAPARI_XAI_SCREENSHOTS names (`make pictures`: docs/images), else to pytest's own.
 """
 
+import json
 import os
 from pathlib import Path
 
@@ -16,6 +17,9 @@ from xai_io import read_volume
 napari = pytest.importorskip("napari", reason="needs the gui extra")
 from qtpy.QtCore import Qt, QTimer  # noqa: E402
 from window import said  # noqa: E402
+
+from napari_xai._overlay import map_key  # noqa: E402
+from napari_xai._workplace import workplace  # noqa: E402
 
 pytestmark = pytest.mark.gui
 WINDOW = (1560, 950)
@@ -145,6 +149,8 @@ def test_from_a_dropped_folder_to_a_report(viewer, qtbot, tmp_path, capfd):
     walk.wait(lambda: report._saving is None)
     made = {path.name for path in (tmp_path / "out").iterdir()}
     assert {"report.html", "report.pdf", "parametric_map.dcm", "segmentation.dcm", "montage.png"} <= made
+    exported = json.loads((tmp_path / "out" / "provenance.json").read_text())["display"]
+    assert exported == workplace(viewer).displays[map_key(lrp)].record  # as the viewer shows it
     viewer.layers.selection.active = lrp
     assert viewer.layers.save(str(tmp_path / "lrp.html"), selected=True) == [str(tmp_path / "lrp.html")]
     assert "why &#39;lesion&#39;" in (tmp_path / "lrp.html").read_text()
