@@ -87,6 +87,7 @@ class ModelInfo:
     bounds : lowest and highest value that the intensity scaling can give, or None if it has no bounds.
     classes : class index -> name.
     model_hash : SHA-256 of the weights and configuration, "" if unknown.
+    channels : of the input, or None if unknown.
     """
 
     spacing: tuple[float, float, float] | None = None
@@ -94,6 +95,7 @@ class ModelInfo:
     bounds: tuple[float, float] | None = None
     classes: Mapping[int, str] = field(default_factory=dict)
     model_hash: str = ""
+    channels: int | None = None
 
 
 class Gradient(NamedTuple):

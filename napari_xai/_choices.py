@@ -51,8 +51,8 @@ class Scan:
         return volume_of(mask, self.layers[0].metadata)
 
     def labels(self, layer: Any) -> Volume:
-        """All of a labels layer on this scan."""
-        return volume_of(np.asarray(layer.data), self.layers[0].metadata)
+        """All of a labels layer on this scan, as it is now."""
+        return volume_of(np.array(layer.data), self.layers[0].metadata)
 
 
 def scans(layers: Iterable[Any]) -> dict[str, Scan]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from napari.layers import Layer
 from napari.utils import Colormap
+from napari.utils.notifications import show_info
 from qtpy.compat import isalive
 from qtpy.QtCore import QSignalBlocker, Qt
 from qtpy.QtWidgets import (
@@ -23,6 +24,7 @@ from qtpy.QtWidgets import (
 )
 
 from methods3d import Cancelled, Edges, InputItself, Method, RandomMap
+from napari_xai._choices import scans
 from napari_xai._compare import SCALES, Comparison, Scale, agreement, difference, limits, tissue
 from napari_xai._latest import Latest
 from napari_xai._orientation import letters
@@ -95,10 +97,12 @@ class Panel(QWidget):  # type: ignore[misc]
 
     def subtract(self) -> None:
         """Add the difference of two maps as a layer; each is divided by its limit first."""
+        if self._task is not None:
+            return
         one, other = self.chosen
         (a, b), (name, other_name) = (float(x.contrast_limits[1]) for x in (one, other)), (_made(one), _made(other))
-        values = difference(original(one), a, original(other), b)
-        there, own = volume_of(values, one.metadata), one.metadata["napari_xai"]
+        maps_, own = (original(one), original(other)), one.metadata["napari_xai"]
+        metadata = {"napari_xai": {name: own[name] for name in ("affine_ras_mm", "shape")}}
         record = {
             "method": "difference",
             "question": f"{name} / {a:.3g} - {other_name} / {b:.3g}",
@@ -106,9 +110,15 @@ class Panel(QWidget):  # type: ignore[misc]
             "difference": [name, other_name],
             "divided by": [a, b],
         }
-        ((_, options, kind),) = relevance_layers(there, f"difference: {record['question']}", record)
-        options["metadata"]["napari_xai"] |= {"units": "limits", "scan": own.get("scan")}
-        self._viewer.add_layer(Layer.create(values, options, kind))
+
+        def work(_: Any) -> Any:
+            values = difference(maps_[0], a, maps_[1], b)
+            (layer,) = relevance_layers(volume_of(values, metadata), f"difference: {record['question']}", record)
+            layer[1]["metadata"]["napari_xai"] |= {"units": "limits", "scan": own.get("scan")}
+            return layer
+
+        self._task = Task("Difference of two maps", work, ended=self._subtracted, parent=self)
+        self._update()
 
     def run_control(self, kind: type[Method]) -> None:
         """Make a map that knows nothing of the model, for the scan, the model and the question of the first map."""
@@ -133,6 +143,14 @@ class Panel(QWidget):  # type: ignore[misc]
 
     # --- in the background ------------------------------------------------------------------
 
+    def _subtracted(self, outcome: Any) -> None:
+        self._task = None
+        if not isinstance(outcome, Exception):
+            self._viewer.add_layer(Layer.create(*outcome))
+        elif not isinstance(outcome, Cancelled):
+            say(outcome)
+        self._update()
+
     def _controlled(self, outcome: Any) -> None:
         self._task = None
         if isinstance(outcome, Exception):
@@ -140,7 +158,10 @@ class Panel(QWidget):  # type: ignore[misc]
                 say(outcome)
         else:
             try:
-                chosen = self.chosen
+                chosen, run = self.chosen, outcome[0]
+                if run.scans[0] not in scans(self._viewer.layers):
+                    show_info(f"{run.title}: the scan was closed in the meantime, and its map was not kept.")
+                    return
                 self._outcome.explained(*outcome)
                 self.choose([*chosen, maps(self._viewer.layers)[0]])
             except Exception as error:  # never a traceback in the console
@@ -270,9 +291,11 @@ class Panel(QWidget):  # type: ignore[misc]
     def _update(self) -> None:
         """Enable what can be used, and say why the rest cannot."""
         two = len(self.chosen) == 2
-        self.subtract_button.setEnabled(two)
+        self.subtract_button.setEnabled(two and self._task is None)
         self.subtract_button.setToolTip(
-            "Add a layer: the first map minus the second, each divided by its limit"
+            "Something else is being made …"
+            if self._task is not None
+            else "Add a layer: the first map minus the second, each divided by its limit"
             if two
             else "Tick exactly two maps to subtract one from the other."
         )

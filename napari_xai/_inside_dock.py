@@ -56,8 +56,13 @@ class Panel(QWidget):  # type: ignore[misc]
         except Exception as error:
             say(error)
             return
-        self._listed = explainer, self._session.scans
-        self._start("Layers of the model", lambda hear: layers_of(explainer, volume), self._found)
+        listed = explainer, self._session.scans
+
+        def found(layers: list[Layer]) -> None:
+            self._listed = listed
+            self._found(layers)
+
+        self._start("Layers of the model", lambda hear: layers_of(explainer, volume), found)
 
     def show_activations(self) -> None:
         """Show what the selected layer puts out, as images on the scan."""

@@ -73,6 +73,7 @@ class Panel(QWidget):  # type: ignore[misc]
         self.look: Look | None = None
         self.statistics: MapStatistics | None = None
         self._masks: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()  # relevance layer -> labels that clip it
+        self._measured_in: Any = None  # the labels that the table of regions is of
         self._clipped: WeakKeyDictionary[Any, int] = WeakKeyDictionary()  # how many voxels of a map are left out
         self._painting = False
         self._at_cursor = False  # whether the probe looks there; else at the crosshair
@@ -187,8 +188,8 @@ class Panel(QWidget):  # type: ignore[misc]
         chosen = chosen_map(layers)
         if chosen is not self.layer:
             self._choose(chosen)
-        elif chosen is not None:
-            self._choose_scan()
+        elif chosen is not None and self._choose_scan() and self.look is not None:
+            self.use(self._in_window(self.look))
         self._name()
         self._offer_labels()
 
@@ -200,6 +201,9 @@ class Panel(QWidget):  # type: ignore[misc]
         self._hear_mask(False)
         self.layer, self.look, self.statistics = layer, None, None
         self._hear_mask(True)
+        for table in (self.spots, self.regions):
+            table.show_regions(())
+        self._update_export()
         self.setEnabled(layer is not None)
         self.setToolTip(
             "" if layer is not None else "There is no relevance layer: explain a scan first, or open a map."
@@ -209,7 +213,7 @@ class Panel(QWidget):  # type: ignore[misc]
             return
         layer.events.data.connect(self._follow_data)
         layer.events.contrast_limits.connect(self._follow_limits)
-        self.look = self._known()
+        self.look = self._in_window(self._known())
         self.controls.in_canvas.setChecked(layer.colorbar.visible)
         self.use(self.look)
         self._refilter()  # another dock may have shown it otherwise, or this one before it was closed
@@ -226,10 +230,11 @@ class Panel(QWidget):  # type: ignore[misc]
             emitter = getattr(self._mask.events, event)
             (emitter.connect if on else emitter.disconnect)(self._refilter)
 
-    def _choose_scan(self) -> None:
+    def _choose_scan(self) -> bool:
+        """Take the scan's layer that is seen under the map; whether it is another one."""
         scan = None if self.layer is None else scan_under(self._viewer.layers, self.layer)
         if scan is self.scan:
-            return
+            return False
         if self.scan is not None:
             self.scan.events.contrast_limits.disconnect(self._follow_window)
         self.scan = scan
@@ -238,6 +243,14 @@ class Panel(QWidget):  # type: ignore[misc]
             scan.events.contrast_limits.connect(self._follow_window)
             found = presets(scan.data, scan.metadata["napari_xai"])
         self.controls.offer_windows(found)
+        return True
+
+    def _in_window(self, look: Look) -> Look:
+        """The look, in the window in which the scan is seen now: that of another of its channels would not suit it."""
+        if self.scan is None:
+            return look
+        low, high = (float(value) for value in self.scan.contrast_limits)
+        return look.with_display(window=(low, high))
 
     def _known(self) -> Look:
         """How this map was looked at last, else as its layer stands."""
@@ -269,8 +282,7 @@ class Panel(QWidget):  # type: ignore[misc]
     def _follow_window(self) -> None:
         """The scan's window was changed elsewhere."""
         if isalive(self) and not self._painting and self.look is not None:
-            low, high = (float(value) for value in self.scan.contrast_limits)
-            self._try(lambda look: self.use(look.with_display(window=(low, high))), self.look)
+            self._try(lambda look: self.use(self._in_window(look)), self.look)
 
     def _follow_display(self, key: str, display: Display) -> None:
         """Another dock has changed how a map is shown."""
@@ -352,8 +364,11 @@ class Panel(QWidget):  # type: ignore[misc]
 
     def _list_regions(self, event: Any = None) -> None:
         """Measure the map in each label of the chosen layer."""
+        if not isalive(self):
+            return
         layer, labels = self.layer, self.regions_of.currentData()
-        if not isalive(self) or layer is None or labels is None:
+        self._hear_regions(labels)
+        if layer is None or labels is None:
             self.regions.show_regions(())
             self._update_export()
             return
@@ -366,6 +381,15 @@ class Panel(QWidget):  # type: ignore[misc]
                 self._update_export()
 
         self._tell.ask("Measuring regions", lambda: regions_in(values, metadata, numbers, names), then)
+
+    def _hear_regions(self, labels: Any) -> None:
+        """Measure anew when the labels are replaced, or painted on."""
+        before, self._measured_in = self._measured_in, labels
+        if labels is not before:
+            for layer in (one for one in (before, labels) if one is not None):
+                for event in ("data", "paint"):
+                    emitter = getattr(layer.events, event)
+                    (emitter.connect if layer is labels else emitter.disconnect)(self._list_regions)
 
     # --- what is said -----------------------------------------------------------------------
 

@@ -1,5 +1,7 @@
 """The panel of the dock widget: what is chosen, Predict and Run, and what came out."""
 
+from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,7 +36,7 @@ from napari_xai._words import about, predicted, summary, words
 from napari_xai._workplace import workplace
 from napari_xai.errors import ExplainError
 from napari_xai.explainer import Explainer
-from napari_xai.layers import placed
+from napari_xai.layers import placed, volume_of
 from napari_xai.reading import Reading
 from napari_xai.samples import BUNDLES, sample
 from xai_io import Volume
@@ -240,7 +242,8 @@ class Panel(QWidget):  # type: ignore[misc]
                 self._add_outline(scan, found, f"ball of {wide:g} mm")
 
     def _add_region(self, scan: Scan, mask: Any, name: str, *, target: int | None = None, **look: Any) -> Any:
-        options = placed(scan.volume, role="region", scan=scan.key)
+        first = scan.layers[0]  # all that is wanted is its grid, whatever became of other channels
+        options = placed(volume_of(first.data, first.metadata), role="region", scan=scan.key)
         layer = self._viewer.add_labels(mask, name=name, opacity=0.5, **look, **options)
         asked = self.question
         asked.choose(target=asked.target if target is None else target, against=asked.against, labels=layer)
@@ -289,10 +292,10 @@ class Panel(QWidget):  # type: ignore[misc]
         labels = [] if scan is None else [layer.name for layer in regions(self._viewer.layers, scan)]
         self.rows.offer([one.name for one in self._scans.values()], labels)
 
-    def _volumes(self, scan: Scan) -> dict[str, Volume]:
-        """What the form may name: open scans, and labels on this one."""
-        found = {one.name: one.volume for one in self._scans.values()}
-        return found | {layer.name: scan.labels(layer) for layer in regions(self._viewer.layers, scan)}
+    def _volumes(self, scan: Scan) -> dict[str, Callable[[], Volume]]:
+        """What the form may name, made when it is: open scans, and labels on this one."""
+        found: dict[str, Callable[[], Volume]] = {one.name: partial(_whole, one) for one in self._scans.values()}
+        return found | {layer.name: partial(scan.labels, layer) for layer in regions(self._viewer.layers, scan)}
 
     def _update(self) -> None:
         """Enable what can be used, and say why the rest cannot."""
@@ -431,6 +434,10 @@ class Panel(QWidget):  # type: ignore[misc]
 def _reading(scan: Scan) -> Reading:
     """How a scan was read."""
     return reading_of(scan.layers[0].metadata["napari_xai"])
+
+
+def _whole(scan: Scan) -> Volume:
+    return scan.volume
 
 
 def _loaded(path: Path, **where: Any) -> Explainer:

@@ -1,5 +1,6 @@
 """The dock "Report": planes, slices, a preview, every export; and the run as a script."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ from qtpy.QtWidgets import (
 from methods3d import Cancelled
 from napari_xai._choices import scans
 from napari_xai._ortho import patient_mm, position
+from napari_xai._outcome import Outcome
 from napari_xai._overlay import maps
 from napari_xai._parts import add_row, combo, form, note, row
 from napari_xai._report import GROUPED, IDENTIFIES, Report, preview, why_not
@@ -113,7 +115,8 @@ class Panel(QWidget):  # type: ignore[misc]
         self._soon.timeout.connect(self._draw)
         self.workplace.explained.connect(self._follow_results)
         self.workplace.displayed.connect(self._follow_display)
-        viewer.layers.events.removed.connect(self._follow_results)
+        self._outcome = Outcome(viewer, self.workplace)
+        viewer.layers.events.removed.connect(self._forget_results)
         self.map.currentIndexChanged.connect(self.refresh)
         self._follow_results()
 
@@ -157,7 +160,7 @@ class Panel(QWidget):  # type: ignore[misc]
         result, display = self.result, self.display
         if result is None or display is None or self._saving is not None:
             return
-        report = self.report
+        report = replace(self.report)  # what is chosen meanwhile does not change it
         self._start("Exporting", lambda hear: report.save(result, display), self._exported)
 
     def copy(self, shell: bool) -> None:
@@ -199,8 +202,9 @@ class Panel(QWidget):  # type: ignore[misc]
         self._update()
 
     def _exported(self, files: dict[str, Path]) -> None:
-        self.status.setText(f"Written to {self.report.folder}: {', '.join(path.name for path in files.values())}.")
-        show_info(f"{len(files)} results were written to {self.report.folder}.")
+        folder = next(iter(files.values())).parent
+        self.status.setText(f"Written to {folder}: {', '.join(path.name for path in files.values())}.")
+        show_info(f"{len(files)} results were written to {folder}.")
 
     def _copied(self, paths: list[Path]) -> None:
         names = ", ".join(path.name for path in paths)
@@ -262,6 +266,12 @@ class Panel(QWidget):  # type: ignore[misc]
         blocker.unblock()
         self.refresh()
 
+    def _forget_results(self, event: Any = None) -> None:
+        """Results whose layers are gone are none any more, whether the dock Explain is open or not."""
+        if isalive(self):
+            self._outcome.forget()
+            self._follow_results()
+
     def _follow_display(self, key: str, display: Display) -> None:
         if isalive(self) and key == self.map.currentData():
             self._draw_soon()
@@ -275,7 +285,8 @@ class Panel(QWidget):  # type: ignore[misc]
         result = self.result
         for layer in self._viewer.layers:
             own = layer.metadata.get("napari_xai", {})
-            if result is not None and own.get("role") == "scan" and own["scan"] == result.scan:
+            is_scan = own.get("role") == "scan" and hasattr(layer, "contrast_limits")
+            if result is not None and is_scan and own["scan"] == result.scan:
                 return layer
         return None
 
@@ -386,6 +397,7 @@ def _short(name: str) -> str:
 
 def _saved(made: Recipe) -> list[Path]:
     for path, volume in made.volumes.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_nifti(path, volume, overwrite=True)
+        if not path.exists():  # else it holds the same: that is what its name says
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_nifti(path, volume)
     return list(made.volumes)

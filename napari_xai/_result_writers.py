@@ -5,11 +5,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from napari_xai._reader import viewer_in_use
 from napari_xai._report import Report, why_not
 from napari_xai._settings import keeps_identity
 from napari_xai._workplace import Result, Workplace, found_result
 from napari_xai.exports import EXPORTS
-from xai_io import ExportError, Identity
+from xai_io import Display, ExportError, Identity
 
 __all__ = [
     "write_everything",
@@ -35,7 +36,7 @@ def write_export(export: str, path: str, data: Any, meta: Mapping[str, Any]) -> 
     file = Path(EXPORTS[export].file)
     if to.suffix.casefold() != file.suffix:
         to = to.with_name(to.name + "".join(file.suffixes))
-    display, identity = Report().display(result, place), Identity(keep=keeps_identity())
+    display, identity = _display(place, result), Identity(keep=keeps_identity())
     return [str(result.explanation.save_as(to, export, display=display, identity=identity))]
 
 
@@ -51,11 +52,23 @@ write_segmentation = partial(write_export, "seg")
 def write_everything(path: str, data: Any, meta: Mapping[str, Any]) -> list[str]:
     """Write every export that can be had of the map into a folder; errors as `write_export`."""
     place, result = _known(meta)
-    display, identity = Report().display(result, place), Identity(keep=keeps_identity())
+    display, identity = _display(place, result), Identity(keep=keeps_identity())
     lacking = why_not(result, display, identity)
     names = [name for name in EXPORTS if name not in lacking]
     made = result.explanation.save(path, names, display=display, identity=identity, overwrite=True)
     return [str(one) for one in made.values()]
+
+
+def _display(place: Workplace, result: Result) -> Display:
+    """As the map is seen in the viewer, in the window of the scan's first channel, which is the one in pictures."""
+    viewer, window = viewer_in_use(), None
+    for layer in () if viewer is None else viewer.layers:
+        own = layer.metadata.get("napari_xai", {})
+        is_scan = own.get("role") == "scan" and own.get("scan") == result.scan and hasattr(layer, "contrast_limits")
+        if is_scan and own.get("channel") == 0:
+            low, high = (float(value) for value in layer.contrast_limits)
+            window = low, high
+    return Report(window=window).display(result, place)
 
 
 def _known(meta: Mapping[str, Any]) -> tuple[Workplace, Result]:

@@ -3,8 +3,11 @@
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 import methods3d
 from methods3d import Method, Reference
@@ -54,11 +57,9 @@ def recipe(job: "Job", model: Path, folder: Path) -> Recipe:
     kept: dict[Path, Volume] = {}
 
     def file(volume: Volume, name: str) -> str:
-        path = folder / f"{name}.nii.gz"
-        for n in range(2, len(kept) + 3):
-            if path not in kept:
-                break
-            path = folder / f"{name}_{n}.nii.gz"
+        # By what it holds: a file of this name holds the same, and a script that was copied before keeps its own.
+        held = sha256(volume.affine.tobytes() + np.ascontiguousarray(volume.data).tobytes()).hexdigest()
+        path = folder / f"{name}_{held[:8]}.nii.gz"
         kept[path] = volume
         return str(path)
 

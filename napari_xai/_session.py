@@ -1,9 +1,10 @@
 """What is going to be run: scan, model, method, settings and question. No Qt, so that it is tested alone."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from methods3d import Method, Progress, Reference
 from methods3d import method as method_named
@@ -87,6 +88,7 @@ class Session:
     unassigned: tuple[str, ...] = ()
     _loaded: dict[Path, Explainer] = field(default_factory=dict, repr=False)
     _numbered: dict[Path, tuple[str, ...]] = field(default_factory=dict, repr=False)
+    _paths: "WeakKeyDictionary[Explainer, Path]" = field(default_factory=WeakKeyDictionary, repr=False)
     _known: dict[tuple[tuple[str, ...], Path], Known] = field(default_factory=dict, repr=False)
 
     @property
@@ -143,7 +145,7 @@ class Session:
                 return "Choose the class that you ask about: why is it not what is predicted?"
             if self.known is not None and self.known.predicted == self.target:
                 return "This class is what is predicted: ask why it is, or why another class is not."
-        elif self.against is not None and self.against == self.target:
+        elif self.classifies and self.against is not None and self.against == self.target:
             return "A class cannot be compared with itself: choose two."
         return None
 
@@ -165,18 +167,21 @@ class Session:
             del self._known[key]
 
     def keep(self, path: Path, explainer: Explainer) -> None:
-        """Remember a model that was loaded."""
+        """Remember a model that was loaded, and forget what one that was loaded from there before has said."""
+        self._known = {key: known for key, known in self._known.items() if key[1] != path}
+        self._numbered.pop(path, None)
         self._loaded[path] = explainer
+        self._paths[explainer] = path
 
     def path_of(self, explainer: Explainer) -> Path | None:
         """Where a model was loaded from; None if it was not loaded here."""
-        return next((path for path, loaded in self._loaded.items() if loaded is explainer), None)
+        return self._paths.get(explainer)
 
     def job(
         self,
         scan: Volume,
         region: Volume | None = None,
-        volumes: Mapping[str, Volume] | None = None,
+        volumes: Mapping[str, Callable[[], Volume]] | None = None,
         *,
         reading: Reading = Reading(),  # noqa: B008
         readings: Mapping[str, Reading] | None = None,
@@ -203,8 +208,9 @@ class Session:
             name = str(reference.source)
             if name not in known:
                 return reference
-            beside.append((known[name], (readings or {}).get(name, Reading())))
-            return Reference(known[name], reference.kind)
+            volume = known[name]()  # only what is named is made: another may lack a channel
+            beside.append((volume, (readings or {}).get(name, Reading())))
+            return Reference(volume, reference.kind)
 
         method = resolved(method_named(self.method)(**self.settings), read)
 

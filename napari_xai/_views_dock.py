@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from napari.layers import Layer
 from napari.utils.notifications import show_error, show_info
 from qtpy.compat import isalive
-from qtpy.QtCore import QTimer
+from qtpy.QtCore import QEvent, QTimer
 from qtpy.QtWidgets import QBoxLayout, QLabel, QPushButton, QVBoxLayout, QWidget
 
 from napari_xai._orientation import letters
@@ -36,6 +36,7 @@ class Views(QWidget):  # type: ignore[misc]
     def __init__(self, napari_viewer: "napari.viewer.Viewer") -> None:
         super().__init__()
         self._viewer = napari_viewer
+        self._closed = False
         self._grid: Grid | None = None
         self._task: Task | None = None
         self._made_of: tuple[Any, Any, dict[int, float]] = (None, None, {})  # the map that surfaces are of, as it was
@@ -99,7 +100,7 @@ class Views(QWidget):  # type: ignore[misc]
     def _follow_map(self) -> None:
         """In 3D, make the surfaces anew when the map that they are of is shown otherwise."""
         layer, values, levels = self._made_of
-        if self._viewer.dims.ndisplay != 3 or layer not in self._viewer.layers or not self._surfaces():
+        if self._closed or self._viewer.dims.ndisplay != 3 or layer not in self._viewer.layers:
             return
         if layer.data is not values or shown_from(layer) != levels:
             self._make_solid(layer)
@@ -111,11 +112,11 @@ class Views(QWidget):  # type: ignore[misc]
         elif outcome[0] in self._viewer.layers:
             layer, found = outcome
             made = surface_layers(found, layer)
+            for old in self._surfaces():
+                self._viewer.layers.remove(old)
             if not made:
                 show_info("Nothing of this map is shown at its threshold: lower it first.")
             else:
-                for old in self._surfaces():
-                    self._viewer.layers.remove(old)
                 for data, options, kind in made:
                     self._viewer.add_layer(Layer.create(data, options, kind))
                 self._viewer.layers.selection.active = layer
@@ -125,26 +126,30 @@ class Views(QWidget):  # type: ignore[misc]
 
     def _turn(self) -> None:
         """Between 2D and 3D, change what would hide the surfaces, and change it back."""
-        if not isalive(self):
+        if self._closed or not isalive(self):
             return
         surfaces = self._surfaces()
         if self._viewer.dims.ndisplay == 3 and surfaces:
             for layer in shown_layers(self._viewer.layers):
                 role = layer.metadata.get("napari_xai", {}).get("role")
-                if role == "scan":
+                if role == "scan" and hasattr(layer, "contrast_limits"):  # labels made of a scan have no rendering
                     self._change(layer, opacity=FAINT, rendering="attenuated_mip", blending="translucent_no_depth")
                 elif role in ("relevance", "prediction"):
                     self._change(layer, visible=False)
             for one in surfaces:
                 one.visible = True
         elif self._viewer.dims.ndisplay == 2:
-            for layer, values in self._before.items():
-                for name, value in values.items():
-                    setattr(layer, name, value)
-            self._before.clear()
+            self._undo()
             for one in surfaces:
                 one.visible = False
         self._update()
+
+    def _undo(self) -> None:
+        """Bring back what was changed for 3D."""
+        before, self._before = self._before, {}
+        for layer, values in before.items():
+            for name, value in values.items():
+                setattr(layer, name, value)
 
     def _change(self, layer: Any, **values: Any) -> None:
         self._before.setdefault(layer, {name: getattr(layer, name) for name in values})
@@ -176,7 +181,7 @@ class Views(QWidget):  # type: ignore[misc]
 
     def _dragged(self, viewer: Any, event: Any) -> Any:
         """With Shift, the crosshair follows the mouse in the viewer's own picture."""
-        if "Shift" not in event.modifiers or viewer.dims.ndisplay != 2 or not isalive(self):
+        if self._closed or "Shift" not in event.modifiers or viewer.dims.ndisplay != 2 or not isalive(self):
             return
         while event.type in ("mouse_press", "mouse_move"):
             go(viewer, tuple(event.position[-3:]))
@@ -201,6 +206,19 @@ class Views(QWidget):  # type: ignore[misc]
             if self.solid.isEnabled()
             else "There is no relevance to show: explain a scan, or open a map, first."
         )
+
+    def event(self, event: QEvent) -> bool:
+        """When the dock is closed, leave the viewer as it was found."""
+        if event.type() == QEvent.Type.ParentChange and self.parent() is None and not self._closed:
+            self._closed = True
+            self._undo()
+            for one in self._surfaces():
+                one.visible = False
+            if self._dragged in self._viewer.mouse_drag_callbacks:
+                self._viewer.mouse_drag_callbacks.remove(self._dragged)
+            if self._task is not None:
+                self._task.cancel()
+        return bool(super().event(event))
 
     def showEvent(self, event: Any) -> None:  # noqa: N802 - Qt's
         """Catch up with what happened unseen."""

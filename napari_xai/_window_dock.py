@@ -23,7 +23,8 @@ class WindowWidget(QWidget):  # type: ignore[misc]
 
     def __init__(self, napari_viewer: "napari.viewer.Viewer") -> None:
         super().__init__()
-        self._viewer = napari_viewer
+        # napari hands plugins a proxy, whose layers are new objects each time: none would be known again.
+        self._viewer = getattr(napari_viewer, "__wrapped__", napari_viewer)
         self._layer: Any = None
         self.preset, self.level, self.width_ = combo(), QDoubleSpinBox(), QDoubleSpinBox()
         self.preset.setPlaceholderText("Choose a window")

@@ -184,6 +184,7 @@ class Explainer:
             bounds=space.bounds,
             classes=self.loaded.classes,
             model_hash=self.loaded.hash,
+            channels=space.x.shape[1],
         )
         dense = TorchModel(self.network, output=self.output, autocast=self.autocast, memory=self.memory, info=info)
         if self.windows is None:

@@ -6,9 +6,11 @@ towards the patient's left. In 2D that is the radiological convention; and since
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import product
 from typing import Any, TypeAlias
 from uuid import uuid4
+from weakref import WeakValueDictionary
 
 import nibabel as nib
 import numpy as np
@@ -42,6 +44,9 @@ OBLIQUE = 1e-4  # of the voxel size, above which an axis does not lie along the 
 SAME = 0.01  # of the voxel size, up to which voxels lie in the same place; files round their affines
 THRESHOLD = 0.1  # of the range, below which nothing is shown
 
+# Values of scans as they were read: where a layer has others, its scan is not that of its file any more.
+_READ: "WeakValueDictionary[int, np.ndarray]" = WeakValueDictionary()
+
 
 def scan_layers(scan: Volume, name: str = "scan") -> list[LayerData]:
     """One grey image layer for each channel of a scan, in the window that pictures of it have.
@@ -49,9 +54,11 @@ def scan_layers(scan: Volume, name: str = "scan") -> list[LayerData]:
     Only the first of several channels is visible. The layers' metadata say which of them make up one scan.
     """
     key = uuid4().hex
+    turned = [_turned(scan, channel) for channel in scan.data]
+    _READ.update({id(values): values for values in turned})
     return [
         (
-            _turned(scan, channel),
+            turned[c],
             {
                 "name": name if scan.channels == 1 else f"{name}, channel {c}",
                 "colormap": "gray",
@@ -88,7 +95,7 @@ def relevance_layers(
         names = channels if len(channels) == relevance.channels else [f"channel {c}" for c in range(relevance.channels)]
         maps = [(part, channel, False) for part, channel in zip(names, relevance.data, strict=True)]
         maps.append(("all channels", relevance.data.sum(0), True))
-    limit = max(display_range(relevance.with_data(values[None])) for _, values, _ in maps)
+    limit = display_range(relevance.with_data(maps[-1][1][None]))
     colors = Display(window=(0, 1), limit=limit, threshold=THRESHOLD * limit).table()
     return [
         (
@@ -255,6 +262,8 @@ def scan_of(layers: Sequence[tuple[np.ndarray, Mapping[str, Any]]]) -> Volume:
     missing = [str(c) for c in range(wanted) if c not in channels]
     if missing:
         raise ScanError(f"The layer of channel {', '.join(missing)} of the scan was removed: open the scan again.")
+    if any(_READ.get(id(data)) is not data for data, _ in layers):  # its files do not hold these values
+        channels = {c: replace(volume, source=Source()) for c, volume in channels.items()}
     if wanted == 1:
         return channels[0]
     return channels[0].with_data(np.concatenate([channels[c].data for c in range(wanted)]), units=channels[0].units)

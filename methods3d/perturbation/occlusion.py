@@ -141,8 +141,8 @@ class Occlusion(OneByOne):
         return planned
 
     def cost(self, model: Explainable, shape: tuple[int, int, int]) -> Cost:
-        """At most one forward a box over all windows that it can touch, and a clean one; empty boxes are free."""
-        boxes = sum(self._planned(self.boxes(shape, model.info)))
+        """At most one forward a box and channel over all windows that it can touch, and a clean one."""
+        boxes = sum(self._planned(self.boxes(shape, model.info))) * (model.info.channels or 1)
         return Cost(forward=model.passes(shape) * (1 + boxes), backward=0)
 
 

@@ -206,8 +206,10 @@ def test_levels_find_what_every_box_finds_at_a_fraction_of_the_cost():
     assert all(a <= b for a, b in pairwise(done for done, _ in runs[3]))
 
 
-def test_the_cost_of_levels_is_an_upper_bound(make, volume):
-    model, x = TorchModel(make("plain")), volume(1, 1, 24, 24, 24)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_cost_of_levels_is_an_upper_bound(make, volume, channels):
+    model = TorchModel(make("plain", channels), info=ModelInfo(channels=channels))
+    x = volume(1, channels, 24, 24, 24)
     method, heard = Occlusion(levels=3, size=4, stride=2, unit="voxel"), []
     method(model, x, ClassScore(1), progress=lambda done, total, partial=None: heard.append((done, total)))
     assert heard[-1][0] < method.cost(model, (24, 24, 24)).forward

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from napari_xai.layers import label_layer, on_one_grid, placed, relevance_layers, same_grid, scan_layers
-from xai_io import Volume
+from xai_io import Volume, read_volume, write_nifti
 
 napari = pytest.importorskip("napari", reason="needs the gui extra")
 from napari.components import ViewerModel  # noqa: E402
@@ -222,3 +222,15 @@ def test_copies_and_labels_made_of_a_scan_are_not_that_scan(straight):
     assert scans(viewer.layers).keys() == found.keys()
     assert labels not in [layer for one in found.values() for layer in one.layers]
     assert scan_under(viewer.layers, map_of_ball(scan=straight)) is straight
+
+
+def test_a_scan_with_other_values_is_not_that_of_its_file(straight, tmp_path):
+    write_nifti(tmp_path / "scan.nii.gz", ball())
+    viewer = ViewerModel()
+    layer = viewer.add_layer(Layer.create(*scan_layers(read_volume(tmp_path / "scan.nii.gz"))[0]))
+    (found,) = scans(viewer.layers).values()
+    assert found.volume.source.path == tmp_path / "scan.nii.gz"
+    labels = viewer.add_layer(painted_on(layer))
+    assert not np.shares_memory(found.labels(labels).data, labels.data)  # what is painted later is not in it
+    layer.data = layer.data + 1
+    assert found.volume.source.path is None

@@ -126,6 +126,10 @@ def test_smoothing_and_clips_are_put_on_and_taken_off_again(viewer, panel, qtbot
     panel.tabs.setCurrentIndex(1)
     assert panel.export_button.isEnabled()
     assert panel.regions.regions[0].number == 1
+    voxels = panel.regions.regions[0].voxels
+    labels.data_setitem((np.array([0, 0]), np.array([20, 21]), np.array([0, 0])), 1)
+    rest(panel, qtbot)
+    assert panel.regions.regions[0].voxels == voxels + 2
 
     # A newer map, as a run that goes on brings it, is clipped like the one before; each map has its own mask.
     layer.data = newer = map_ + 1
@@ -141,6 +145,23 @@ def test_smoothing_and_clips_are_put_on_and_taken_off_again(viewer, panel, qtbot
     assert layer.data is newer
     assert panel.regions.regions == ()
     assert not panel.export_button.isEnabled()
+
+
+def test_each_channel_keeps_its_own_window(viewer, panel, qtbot, scan, relevance):
+    two = scan.with_data(np.concatenate([scan.data, 10 * scan.data + 1000]))
+    first, second, _ = add(viewer, two, relevance)
+    rest(panel, qtbot)
+    windows = [tuple(one.contrast_limits) for one in (first, second)]
+    first.visible, second.visible = False, True
+    viewer.layers.selection.active = viewer.layers[-1]
+    viewer.layers.selection.active = first
+    viewer.layers.selection.active = viewer.layers[-1]
+    panel.controls.threshold.setText("0.5")
+    panel.controls.threshold.editingFinished.emit()
+    assert [tuple(one.contrast_limits) for one in (first, second)] == windows
+    assert panel.look.display.window == windows[1]
+    viewer.layers.remove(viewer.layers[-1])
+    assert panel.spots.regions == ()  # nothing of a map that is gone
 
 
 def test_zero_stays_in_the_middle_and_windows_follow(viewer, panel, qtbot, scan, relevance, tmp_path):
@@ -171,7 +192,8 @@ def test_zero_stays_in_the_middle_and_windows_follow(viewer, panel, qtbot, scan,
     assert panel.layer is second
     assert panel.look.display.limit < 0.01
     viewer.layers.selection.active = layer
-    assert panel.look.display == common
+    now = tuple(panel.scan.contrast_limits)
+    assert panel.look.display == replace(common, window=now)  # the scan stays as it is seen
     (tmp_path / "wrong.json").write_text("[]")
     panel.load_preset(tmp_path / "wrong.json")
     (said,) = [str(r.message) for r in notification_manager.records if str(r.severity) == "error"]

@@ -13,6 +13,7 @@ from xai_io import Display, Volume
 napari = pytest.importorskip("napari", reason="needs the gui extra")
 from napari.layers import Layer, Surface  # noqa: E402
 from qtpy.QtCore import Qt  # noqa: E402
+from qtpy.QtWidgets import QDockWidget  # noqa: E402
 from window import said  # noqa: E402
 
 pytestmark = pytest.mark.gui
@@ -134,9 +135,21 @@ def test_relevance_is_seen_as_surfaces_and_back(viewer, qtbot, scan):
 
     qtbot.waitUntil(lambda: surfaces() == ["map: lowers the score"], timeout=10_000)  # as the map is shown now
     assert viewer.dims.ndisplay == 3
+    paint(layer, Look.like(Display(window=(0, 1), limit=9.0, threshold=5.0)))
+    qtbot.waitUntil(lambda: surfaces() == [], timeout=10_000)
+    paint(layer, Look.like(Display(window=(0, 1), limit=2.0, threshold=0.3)))
+    qtbot.waitUntil(lambda: len(surfaces()) == 2, timeout=10_000)
     qtbot.mouseClick(views.solid, Qt.MouseButton.LeftButton)
     assert viewer.dims.ndisplay == 2
     assert (image.opacity, layer.visible) == (1, True)
+    viewer.dims.ndisplay = 3
+    assert image.opacity < 1
+    dock = views.parent()
+    while not isinstance(dock, QDockWidget):
+        dock = dock.parent()
+    viewer.window.remove_dock_widget(dock)
+    assert (image.opacity, image.rendering, layer.visible) == (1, "mip", True)  # as it was found
+    viewer.dims.ndisplay = 2
     assert not any(one.visible for one in viewer.layers if isinstance(one, Surface))
     assert not said("error")
 
@@ -184,6 +197,7 @@ def test_maps_are_compared_side_by_side(viewer, compare, qtbot, scan):
     assert viewer.dims.point[1:] == pytest.approx(viewer.layers[1].data_to_world((0, 3, 4))[1:])
 
     qtbot.mouseClick(compare.subtract_button, Qt.MouseButton.LeftButton)
+    qtbot.waitUntil(lambda: len(viewer.layers) == 4, timeout=5000)
     found = viewer.layers[-1]
     assert found.name == "difference: other: why / 10 - one: why / 1"
     assert found.data[tuple(peak)] == pytest.approx(-2)

@@ -47,8 +47,19 @@ def test_a_classifier_is_asked_why_rather_than(classifier, scan):
     assert explanation.attribution.provenance.parameters["composite"] == "*: gamma(0.5)"
 
 
+def test_a_model_that_is_loaded_again_says_nothing_of_the_one_before(classifier, scan):
+    session = ready(classifier, scan)
+    session.scans = ("key",)
+    first = session.explainer
+    session.predicted(("key",), first, predict(first, scan, lambda *_: None)[0])
+    assert session.known is not None
+    session.keep(classifier, Explainer.of(classifier, device="cpu"))
+    assert session.known is None
+    assert session.path_of(first) == session.path_of(session.explainer) == classifier
+
+
 def test_a_segmenter_is_asked_about_a_region(segmenter, scan):
-    session = ready(segmenter, scan, target=1, against=0, method="saliency")
+    session = ready(segmenter, scan, target=1, against=1, method="saliency")  # against: left by another model
     assert (session.classifies, session.segments) == (False, True)
     mask = scan.with_data((scan.data > 90).astype(np.uint8))
     job = session.job(scan, mask)
