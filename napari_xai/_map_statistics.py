@@ -71,14 +71,14 @@ class MapStatistics:
         return cls(tuple(sums[0]), tuple(-one for one in sums[1]), peaks[0], peaks[1], np.cumsum(counts))
 
     def value(self, percentile: float) -> float:
-        """The magnitude that this percentage of all voxels stays below; to a 2048th of itself."""
+        """The magnitude that this percentage of the voxels that are not clipped stays below; to a 2048th of itself."""
         if not self.below[-1]:  # all of it was clipped
             return 0.0
         step = int(np.searchsorted(self.below, percentile / 100 * self.below[-1], side="right"))
         return _magnitude(min(step, BINS - 1))
 
     def percentile(self, value: float) -> float:
-        """The percentage of all voxels whose magnitude stays below that of a value."""
+        """The percentage of the voxels that are not clipped whose magnitude stays below that of a value."""
         step = int(np.float32(abs(value)).view(np.uint32)) >> DROPPED
         return 100 * float(self.below[step - 1]) / max(1.0, float(self.below[-1])) if 0 < step < BINS else 0.0
 

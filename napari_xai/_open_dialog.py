@@ -49,12 +49,18 @@ def add(viewer: Any, outcome: Any) -> bool:
     return True
 
 
-def came(viewer: Any, path: Path, outcome: Any, reading: Reading = Reading()) -> bool:  # noqa: B008
+def came(
+    viewer: Any,
+    path: Path,
+    outcome: Any,
+    reading: Reading = Reading(),  # noqa: B008
+    name: str = "",
+) -> bool:
     """Add what was read, ask where a scan has voxels without a value, or say what is wrong; False if it was said.
 
     Parameters
     ----------
-    reading : how it was read.
+    reading, name : how it was read, and what its layers are called; "" is as the path.
     """
     if not (isinstance(outcome, NonFiniteScan) and outcome.background):
         return add(viewer, outcome)
@@ -65,7 +71,7 @@ def came(viewer: Any, path: Path, outcome: Any, reading: Reading = Reading()) ->
         add(viewer, found)
 
     def open_again() -> None:
-        Task(f"Opening {path.name}", lambda hear: opened(path, zeroed, hear), ended=ended, parent=window)
+        Task(f"Opening {path.name}", lambda hear: opened(path, zeroed, hear, name), ended=ended, parent=window)
 
     buttons = QMessageBox.StandardButton
     box = QMessageBox(window)
@@ -89,7 +95,7 @@ class OpenDialog(QDialog):  # type: ignore[misc]
         self._viewer, self._path, self._found = viewer, path, found
         self._asked: dict[str, QComboBox] = {}
         self._task: Task | None = None
-        self._reading = Reading()
+        self._reading, self._name = Reading(), ""
         self._pictures: list[np.ndarray | None] = []
         self._lay_out()
         self._thumbnails = Task("Reading pictures", self._read, progressed=self._picture, ended=self._seen, parent=self)
@@ -120,7 +126,7 @@ class OpenDialog(QDialog):  # type: ignore[misc]
             return
         number = None if len(self._found) == 1 else self._found.index(self.series) + 1
         reading = self._reading = Reading(series=number, choices=Choices(**self.answers))
-        name = "" if number is None or self.series is None else self.series.description.strip()
+        name = self._name = "" if number is None or self.series is None else self.series.description.strip()
         self._thumbnails.cancel()
         self.progress.setRange(0, 0)
         self.progress.show()
@@ -168,7 +174,7 @@ class OpenDialog(QDialog):  # type: ignore[misc]
     def _ended(self, outcome: Any) -> None:
         self._task = None
         self.progress.hide()
-        if came(self._viewer, self._path, outcome, self._reading):
+        if came(self._viewer, self._path, outcome, self._reading, self._name):
             self.accept()
         else:
             self._update()

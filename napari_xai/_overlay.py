@@ -16,6 +16,7 @@ __all__ = [
     "chosen_map",
     "filtered",
     "left_out",
+    "map_key",
     "map_layers",
     "maps",
     "original",
