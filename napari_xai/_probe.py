@@ -24,7 +24,7 @@ class Probe:
     ----------
     mm : its centre in RAS mm.
     scan, unit : the scan's value there.
-    relevance, percentile : the map's value, and the percentage of voxels, those that are clipped aside, with a smaller one.
+    relevance, percentile : the map's value, and the percentage of unclipped voxels that are smaller in magnitude.
     labels : name of a labels layer -> what it says there; nothing where it says background.
     classes : class -> probability, of the whole scan.
     """
