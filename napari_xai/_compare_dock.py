@@ -102,7 +102,7 @@ class Panel(QWidget):  # type: ignore[misc]
         one, other = self.chosen
         (a, b), (name, other_name) = (float(x.contrast_limits[1]) for x in (one, other)), (_made(one), _made(other))
         maps_, own = (original(one), original(other)), one.metadata["napari_xai"]
-        metadata = {"napari_xai": {name: own[name] for name in ("affine_ras_mm", "shape")}}
+        metadata = {"napari_xai": {field: own[field] for field in ("affine_ras_mm", "shape")}}
         record = {
             "method": "difference",
             "question": f"{name} / {a:.3g} - {other_name} / {b:.3g}",
@@ -159,11 +159,11 @@ class Panel(QWidget):  # type: ignore[misc]
         else:
             try:
                 chosen, run = self.chosen, outcome[0]
-                if run.scans[0] not in scans(self._viewer.layers):
+                if run.scans[0] in scans(self._viewer.layers):
+                    self._outcome.explained(*outcome)
+                    self.choose([*chosen, maps(self._viewer.layers)[0]])
+                else:
                     show_info(f"{run.title}: the scan was closed in the meantime, and its map was not kept.")
-                    return
-                self._outcome.explained(*outcome)
-                self.choose([*chosen, maps(self._viewer.layers)[0]])
             except Exception as error:  # never a traceback in the console
                 say(error)
         self._update()
@@ -181,12 +181,12 @@ class Panel(QWidget):  # type: ignore[misc]
             self._latest.drop()
             return
         values = dict(zip(names, asked[1], strict=True))
-        scans = [scan.data for scan in self._scans]
+        under = [scan.data for scan in self._scans]
 
         def work() -> tuple[Comparison, tuple[list[Any], Any]]:
-            same = len(known[0]) == len(scans) and all(a is b for a, b in zip(known[0], scans, strict=True))
-            inside = known[1] if same else np.logical_and.reduce([tissue(one) for one in scans]) if scans else None
-            return agreement(values, inside, percent), (scans, inside)
+            same = len(known[0]) == len(under) and all(a is b for a, b in zip(known[0], under, strict=True))
+            inside = known[1] if same else np.logical_and.reduce([tissue(one) for one in under]) if under else None
+            return agreement(values, inside, percent), (under, inside)
 
         self._latest.ask("Agreement of maps", work, self._compared)
         self.said.setText("The numbers are being made …")
@@ -279,12 +279,12 @@ class Panel(QWidget):  # type: ignore[misc]
                 item.setToolTip(f"{pair.one}\n{pair.other}")
                 self.table.setItem(at, column, item)
         self.table.setVisible(found is not None)
-        scans = self._scans
-        several = f"These maps are of different scans: {', '.join(scan.name for scan in scans)}. "
+        under = self._scans
+        several = f"These maps are of different scans: {', '.join(scan.name for scan in under)}. "
         self.said.setText(
             "Tick two maps or more to see how far they agree."
             if found is None
-            else f"{several if len(scans) > 1 else ''}Over {found.voxels:,} voxels{' of tissue' if scans else ''}. By "
+            else f"{several if len(under) > 1 else ''}Over {found.voxels:,} voxels{' of tissue' if under else ''}. By "
             f"chance, the highest {found.percent:g} % overlap by {found.chance:.2f}."
         )
 
@@ -321,9 +321,9 @@ class Panel(QWidget):  # type: ignore[misc]
         """The first of the ticked maps that was made in this session; else the latest on their scan."""
         results = self._workplace.results
         own = [layer.metadata["napari_xai"] for layer in self.chosen]
-        scans = {one.get("scan") for one in own}
+        keys = {one.get("scan") for one in own}
         ticked = (results[one["map"]] for one in own if one.get("map") in results)
-        latest = (result for result in reversed(results.values()) if not own or result.scan in scans)
+        latest = (result for result in reversed(results.values()) if not own or result.scan in keys)
         return next(ticked, next(latest, None))
 
     # --- followed ---------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -65,8 +66,7 @@ class Panel(QWidget):  # type: ignore[misc]
 
     def __init__(self, viewer: "napari.viewer.Viewer") -> None:
         super().__init__()
-        # napari hands plugins a proxy, whose layers are new objects each time: none would be known again.
-        self._viewer = viewer = getattr(viewer, "__wrapped__", viewer)
+        self._viewer = viewer
         self._place = workplace(viewer)
         self.layer: Any = None
         self.scan: Any = None
@@ -287,7 +287,7 @@ class Panel(QWidget):  # type: ignore[misc]
     def _follow_display(self, key: str, display: Display) -> None:
         """Another dock has changed how a map is shown."""
         if isalive(self) and self.look is not None and key == map_key(self.layer) and display != self.look.display:
-            self.use(Look(**{**vars(self.look), "display": display, "limit": display.limit, "percentile": None}))
+            self.use(replace(self.look, display=display, limit=display.limit, percentile=None))
 
     # --- in the background ------------------------------------------------------------------
 
@@ -309,7 +309,7 @@ class Panel(QWidget):  # type: ignore[misc]
 
         def work() -> Any:
             outside = left_out(look, scan=scan, mask=inside)
-            values = filtered(map_, mm, look, scan=scan, mask=inside)
+            values = filtered(map_, mm, look.smoothing, outside)
             return values, 0 if outside is None else int(outside.sum())
 
         def then(found: Any) -> None:

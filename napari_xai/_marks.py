@@ -7,6 +7,7 @@ from napari.components.overlays import TextOverlay
 from napari.utils.notifications import show_warning
 
 from napari_xai._orientation import askew, letters
+from napari_xai._viewer import own_viewer
 from napari_xai._window_level import drag, reset
 from napari_xai.layers import grid_of
 
@@ -21,7 +22,7 @@ _MARKED: "WeakSet[Any]" = WeakSet()
 
 def mark(viewer: Any) -> None:
     """Switch the marks on, once in each viewer; what the user changes later stays as it is."""
-    own = getattr(viewer, "__wrapped__", viewer)
+    own = own_viewer(viewer)
     if own in _MARKED:
         return
     _MARKED.add(own)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from napari_xai.layers import WORLD, to_ras, to_world
+from napari_xai.layers import WORLD, is_scan, to_ras, to_world
 
 __all__ = ["PLANES", "Grid", "Plane", "Seen", "base", "colored", "painted", "patient_mm", "position", "shown_layers"]
 
@@ -105,7 +105,7 @@ class Seen:
 def base(layers: Iterable[Any]) -> Any | None:
     """The layer whose voxels the pictures have: the lowest scan that is seen, else the lowest volume."""
     found = shown_layers(layers)
-    scans = [layer for layer in found if layer.metadata.get("napari_xai", {}).get("role") == "scan"]
+    scans = [layer for layer in found if is_scan(layer)]
     return next(iter(scans or found), None)
 
 

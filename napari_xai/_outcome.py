@@ -20,7 +20,7 @@ __all__ = ["Outcome"]
 
 
 class Outcome:
-    """Adds, updates and removes layers; and drops what nobody can see any more."""
+    """Adds, updates and removes layers."""
 
     def __init__(self, viewer: "napari.viewer.Viewer", workplace: Workplace) -> None:
         self._viewer, self._workplace = viewer, workplace
@@ -82,12 +82,6 @@ class Outcome:
         for warning in explanation.warnings:
             show_warning(f"{explanation.attribution.provenance.method}: {warning}.")
         self._workplace.add(result)
-
-    def forget(self) -> None:
-        """Drop results whose layers have all been removed: a map of a large scan takes hundreds of megabytes."""
-        there = {_own(layer).get("map") for layer in self._viewer.layers if _own(layer)["role"] == "relevance"}
-        for key in set(self._workplace.results) - there:
-            self._workplace.forget(key)
 
     def forget_prediction(self, scan: str) -> None:
         """Let predictions of a scan that has changed be label maps like any other."""

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_xai._look import Look
-from napari_xai.layers import on_one_grid
+from napari_xai.layers import is_scan, on_one_grid
 from xai_io import Display
 
 __all__ = [
@@ -68,8 +68,7 @@ def scan_under(layers: Iterable[Any], relevance: Any) -> Any | None:
     None where its own was closed: another on that grid may be of another patient.
     """
     key = _own(relevance).get("scan")
-    found = [layer for layer in reversed(list(layers)) if _own(layer).get("role") == "scan"]
-    found = [layer for layer in found if hasattr(layer, "contrast_limits")]  # labels made of a scan have none
+    found = [layer for layer in reversed(list(layers)) if is_scan(layer)]
     same = [layer for layer in found if _own(layer)["scan"] == (key or _own(layer)["scan"])]
     same = [layer for layer in same if on_one_grid(layer, relevance)]
     return min(same, key=lambda layer: (not layer.visible, _own(layer).get("channel", 0)), default=None)
@@ -107,29 +106,26 @@ def paint_scan(layer: Any, display: Display) -> None:
 def filtered(
     values: npt.NDArray[Any],
     mm: tuple[float, ...],
-    look: Look,
-    *,
-    scan: npt.NDArray[Any] | None = None,
-    mask: npt.NDArray[Any] | None = None,
+    smoothing: float,
+    outside: npt.NDArray[np.bool_] | None = None,
 ) -> npt.NDArray[Any]:
     """A copy of a map, smoothed and clipped; the map itself if there is nothing to do.
 
     Parameters
     ----------
     values, mm : the map, and its voxels' size.
-    scan : whose values clip it, on the same grid.
-    mask : outside of which nothing is shown, on the same grid.
+    smoothing : full width at half maximum of a Gaussian, in mm.
+    outside : where nothing is shown, as `left_out` says.
     """
-    outside = left_out(look, scan=scan, mask=mask)
-    if not look.smoothing and outside is None:
+    if not smoothing and outside is None:
         return values
     shown = np.array(values, dtype=np.float32)
-    if look.smoothing:
+    if smoothing:
         from scipy import ndimage
 
         np.nan_to_num(shown, copy=False, posinf=0, neginf=0)  # one NaN would spread
         for axis, size in enumerate(mm):  # in place, axis by axis: no more than one copy at a time
-            sigma = look.smoothing / FWHM / size
+            sigma = smoothing / FWHM / size
             ndimage.gaussian_filter1d(shown, sigma, axis, output=shown, mode="nearest", truncate=NEAREST)
     if outside is not None:
         shown[outside] = 0

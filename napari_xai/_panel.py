@@ -268,7 +268,7 @@ class Panel(QWidget):  # type: ignore[misc]
         self._scans = scans(self._viewer.layers)
         for layer in (layer for scan in self._scans.values() for layer in scan.layers):
             layer.events.data.connect(self._forget_prediction)  # once only, however often it is asked for
-        self._outcome.forget()
+        self.workplace.forget_closed(self._viewer.layers)
         self.session.forget(self._scans)
         chosen, blocker = self.scan.currentData(), QSignalBlocker(self.scan)
         self.scan.clear()

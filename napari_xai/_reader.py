@@ -1,7 +1,6 @@
 """Scans and maps opened by napari: whatever `read_volume` reads."""
 
 import re
-import sys
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -12,13 +11,14 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from napari_xai._record import record_beside
-from napari_xai.layers import LayerData, label_layer, placed, relevance_layers, same_grid, scan_layers
+from napari_xai._viewer import viewer_in_use
+from napari_xai.layers import LayerData, is_scan, label_layer, placed, relevance_layers, same_grid, scan_layers
 from xai_io import Volume, XaiIOError, read_volume, sniff
 
 if TYPE_CHECKING:
     from napari_xai._look import Look
 
-__all__ = ["get_reader", "layers_of", "name_of", "read", "read_later", "viewer_in_use", "welcome"]
+__all__ = ["get_reader", "layers_of", "name_of", "read", "read_later", "welcome"]
 
 SUFFIXES = re.compile(r"(\.(nii|img|hdr|nrrd|nhdr|mha|mhd|dcm|zip)|(\.ome)?\.zarr)?(\.gz)?$", re.IGNORECASE)
 
@@ -178,12 +178,6 @@ def welcome() -> None:
         mark(viewer)
 
 
-def viewer_in_use() -> Any:
-    """The viewer that is in use; napari is never imported for this."""
-    napari = sys.modules.get("napari")
-    return napari.current_viewer() if napari is not None and "napari._qt.qt_main_window" in sys.modules else None
-
-
 def _in_event_loop() -> bool:
     """Whether this is called for something that a user did; what a script calls runs outside of the event loop."""
     from qtpy.QtCore import QThread
@@ -196,6 +190,6 @@ def _scan_under(volume: Volume) -> str:
     viewer, wanted = viewer_in_use(), placed(volume)["metadata"]["napari_xai"]
     for layer in () if viewer is None else viewer.layers:
         own = layer.metadata.get("napari_xai", {})
-        if own.get("role") == "scan" and layer._type_string == "image" and same_grid(own, wanted):
+        if is_scan(layer) and same_grid(own, wanted):
             return str(own["scan"])
     return ""

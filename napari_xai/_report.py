@@ -1,18 +1,20 @@
 """What goes into a report, and what cannot: the state of the Report dock. No Qt."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from napari_xai._script import Recipe, recipe
 from napari_xai._workplace import Result, Workplace
 from napari_xai.errors import ExplainError
 from napari_xai.exports import ALWAYS, EXPORTS, GROUPS, Results, wanted
+from napari_xai.layers import is_scan
 from xai_io import Display, Identity, XaiIOError
 from xai_io.display import PLANES, Plane
 from xai_io.pictures.montage import montage
 
-__all__ = ["GROUPED", "IDENTIFIES", "Report", "preview", "why_not"]
+__all__ = ["GROUPED", "IDENTIFIES", "Report", "preview", "scan_layer", "seen_window", "why_not"]
 
 IDENTIFIES = (
     "Reports and DICOM objects will name the patient and belong to the original study. Pass them to nobody who may not "
@@ -89,6 +91,20 @@ class Report:
         if model is None:
             raise ExplainError("The model was not loaded from a file: a script could not find it.")
         return recipe(result.job, model, self.folder)
+
+
+def scan_layer(layers: Iterable[Any], result: Result) -> Any | None:
+    """The layer of the first channel of a result's scan, which is the one in pictures; None if it was closed."""
+    found = [layer for layer in layers if is_scan(layer) and layer.metadata["napari_xai"]["scan"] == result.scan]
+    return min(found, key=lambda layer: layer.metadata["napari_xai"].get("channel", 0), default=None)
+
+
+def seen_window(layer: Any | None) -> tuple[float, float] | None:
+    """Black and white of a scan's layer as it is seen; None without one."""
+    if layer is None:
+        return None
+    low, high = (float(value) for value in layer.contrast_limits)
+    return low, high
 
 
 def why_not(result: Result, display: Display, identity: Identity) -> dict[str, str]:

@@ -27,10 +27,9 @@ from qtpy.QtWidgets import (
 from methods3d import Cancelled
 from napari_xai._choices import scans
 from napari_xai._ortho import patient_mm, position
-from napari_xai._outcome import Outcome
 from napari_xai._overlay import maps
 from napari_xai._parts import add_row, combo, form, note, row
-from napari_xai._report import GROUPED, IDENTIFIES, Report, preview, why_not
+from napari_xai._report import GROUPED, IDENTIFIES, Report, preview, scan_layer, seen_window, why_not
 from napari_xai._script import Recipe
 from napari_xai._settings import keeps_identity
 from napari_xai._task import Task
@@ -115,7 +114,6 @@ class Panel(QWidget):  # type: ignore[misc]
         self._soon.timeout.connect(self._draw)
         self.workplace.explained.connect(self._follow_results)
         self.workplace.displayed.connect(self._follow_display)
-        self._outcome = Outcome(viewer, self.workplace)
         viewer.layers.events.removed.connect(self._forget_results)
         self.map.currentIndexChanged.connect(self.refresh)
         self._follow_results()
@@ -133,11 +131,7 @@ class Panel(QWidget):  # type: ignore[misc]
         result = self.result
         if result is None or not self.report.planes:
             return None
-        layer = self._scan_layer()
-        self.report.window = None
-        if layer is not None:
-            low, high = layer.contrast_limits
-            self.report.window = float(low), float(high)
+        self.report.window = seen_window(self._scan_layer())
         return self.report.display(result, self.workplace)
 
     def refresh(self) -> None:
@@ -269,7 +263,7 @@ class Panel(QWidget):  # type: ignore[misc]
     def _forget_results(self, event: Any = None) -> None:
         """Results whose layers are gone are none any more, whether the dock Explain is open or not."""
         if isalive(self):
-            self._outcome.forget()
+            self.workplace.forget_closed(self._viewer.layers)
             self._follow_results()
 
     def _follow_display(self, key: str, display: Display) -> None:
@@ -282,13 +276,7 @@ class Panel(QWidget):  # type: ignore[misc]
         return [layer for layer in maps(self._viewer.layers) if key and layer.metadata["napari_xai"].get("map") == key]
 
     def _scan_layer(self) -> Any:
-        result = self.result
-        for layer in self._viewer.layers:
-            own = layer.metadata.get("napari_xai", {})
-            is_scan = own.get("role") == "scan" and hasattr(layer, "contrast_limits")
-            if result is not None and is_scan and own["scan"] == result.scan:
-                return layer
-        return None
+        return None if self.result is None else scan_layer(self._viewer.layers, self.result)
 
     def _point(self) -> tuple[float, float, float] | None:
         """Where the viewer's slices meet, in the patient; None without a scan."""

@@ -5,9 +5,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from napari_xai._reader import viewer_in_use
-from napari_xai._report import Report, why_not
+from napari_xai._report import Report, scan_layer, seen_window, why_not
 from napari_xai._settings import keeps_identity
+from napari_xai._viewer import viewer_in_use
 from napari_xai._workplace import Result, Workplace, found_result
 from napari_xai.exports import EXPORTS
 from xai_io import Display, ExportError, Identity
@@ -61,13 +61,8 @@ def write_everything(path: str, data: Any, meta: Mapping[str, Any]) -> list[str]
 
 def _display(place: Workplace, result: Result) -> Display:
     """As the map is seen in the viewer, in the window of the scan's first channel, which is the one in pictures."""
-    viewer, window = viewer_in_use(), None
-    for layer in () if viewer is None else viewer.layers:
-        own = layer.metadata.get("napari_xai", {})
-        is_scan = own.get("role") == "scan" and own.get("scan") == result.scan and hasattr(layer, "contrast_limits")
-        if is_scan and own.get("channel") == 0:
-            low, high = (float(value) for value in layer.contrast_limits)
-            window = low, high
+    viewer = viewer_in_use()
+    window = None if viewer is None else seen_window(scan_layer(viewer.layers, result))
     return Report(window=window).display(result, place)
 
 

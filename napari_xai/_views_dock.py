@@ -19,7 +19,9 @@ from napari_xai._ortho import PLANES, Grid, Seen, base, painted, patient_mm, pos
 from napari_xai._pane import Pane
 from napari_xai._surface import Surface, shown_from, surface, surface_layers
 from napari_xai._task import Task
+from napari_xai._viewer import own_viewer
 from napari_xai._watch import Watch, go, go_in, go_on
+from napari_xai.layers import is_scan
 
 if TYPE_CHECKING:
     import napari
@@ -35,7 +37,7 @@ class Views(QWidget):  # type: ignore[misc]
 
     def __init__(self, napari_viewer: "napari.viewer.Viewer") -> None:
         super().__init__()
-        self._viewer = napari_viewer
+        self._viewer = own_viewer(napari_viewer)
         self._closed = False
         self._grid: Grid | None = None
         self._task: Task | None = None
@@ -48,7 +50,7 @@ class Views(QWidget):  # type: ignore[misc]
         self.position = QLabel()
         self.solid = QPushButton()
         self._lay_out()
-        self._watch = Watch(napari_viewer, self)
+        self._watch = Watch(self._viewer, self)
         self._connect()
         self._follow_layers()
 
@@ -132,7 +134,7 @@ class Views(QWidget):  # type: ignore[misc]
         if self._viewer.dims.ndisplay == 3 and surfaces:
             for layer in shown_layers(self._viewer.layers):
                 role = layer.metadata.get("napari_xai", {}).get("role")
-                if role == "scan" and hasattr(layer, "contrast_limits"):  # labels made of a scan have no rendering
+                if is_scan(layer):
                     self._change(layer, opacity=FAINT, rendering="attenuated_mip", blending="translucent_no_depth")
                 elif role in ("relevance", "prediction"):
                     self._change(layer, visible=False)

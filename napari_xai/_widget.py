@@ -9,6 +9,7 @@ from qtpy.QtGui import QShowEvent
 from qtpy.QtWidgets import QDockWidget, QLabel, QMainWindow, QScrollArea, QSizePolicy, QVBoxLayout, QWidget
 
 from napari_xai._task import Task
+from napari_xai._viewer import own_viewer
 
 if TYPE_CHECKING:
     import napari
@@ -28,7 +29,7 @@ class Dock(QWidget):  # type: ignore[misc]
 
     def __init__(self, napari_viewer: "napari.viewer.Viewer") -> None:
         super().__init__()
-        self._viewer = napari_viewer
+        self._viewer = own_viewer(napari_viewer)
         self.panel: Any = None
         self._placed = False
         self.setMinimumWidth(WIDTH)

@@ -7,6 +7,7 @@ from qtpy.QtCore import QSignalBlocker
 from qtpy.QtWidgets import QDoubleSpinBox, QVBoxLayout, QWidget
 
 from napari_xai._parts import add_row, combo, form, note
+from napari_xai._viewer import own_viewer
 from napari_xai._watch import Watch
 from napari_xai._window_level import presets, set_window, uppermost
 
@@ -23,8 +24,7 @@ class WindowWidget(QWidget):  # type: ignore[misc]
 
     def __init__(self, napari_viewer: "napari.viewer.Viewer") -> None:
         super().__init__()
-        # napari hands plugins a proxy, whose layers are new objects each time: none would be known again.
-        self._viewer = getattr(napari_viewer, "__wrapped__", napari_viewer)
+        self._viewer = own_viewer(napari_viewer)
         self._layer: Any = None
         self.preset, self.level, self.width_ = combo(), QDoubleSpinBox(), QDoubleSpinBox()
         self.preset.setPlaceholderText("Choose a window")

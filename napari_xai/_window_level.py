@@ -6,6 +6,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
+from napari_xai.layers import is_scan
 from xai_io import CT_WINDOWS, Volume, display_window
 
 __all__ = ["drag", "dragged", "presets", "reset", "set_window", "uppermost"]
@@ -47,14 +48,10 @@ def dragged(window: tuple[float, float], right: float, down: float) -> tuple[flo
 
 
 def uppermost(viewer: Any) -> Any:
-    """The scan's layer that is seen: the selected one, else the uppermost visible one; None if there is none.
-
-    Labels that were made of a scan have no window.
-    """
+    """The scan's layer that is seen: the selected one, else the uppermost visible one; None if there is none."""
     active = viewer.layers.selection.active
     for layer in ([] if active is None else [active]) + list(reversed(viewer.layers)):
-        is_scan = layer.metadata.get("napari_xai", {}).get("role") == "scan" and hasattr(layer, "contrast_limits")
-        if layer.visible and is_scan:
+        if layer.visible and is_scan(layer):
             return layer
     return None
 

@@ -1,5 +1,6 @@
 """What the docks of one viewer share: the session, what came out of it, and how each map is shown. No Qt."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
@@ -8,6 +9,7 @@ from weakref import WeakKeyDictionary
 from psygnal import Signal
 
 from napari_xai._session import Job, Session
+from napari_xai._viewer import own_viewer
 from napari_xai.explanation import Explanation
 from xai_io import Display
 
@@ -60,10 +62,13 @@ class Workplace:
             self.displays[key] = display
             self.displayed.emit(key, display)
 
-    def forget(self, key: str) -> None:
-        """Drop what is known of a map that was closed, so that its memory is freed."""
-        self.results.pop(key, None)
-        self.displays.pop(key, None)
+    def forget_closed(self, layers: Iterable[Any]) -> None:
+        """Drop results whose layers have all been removed: a map of a large scan takes hundreds of megabytes."""
+        own = [layer.metadata.get("napari_xai", {}) for layer in layers]
+        there = {one.get("map") for one in own if one.get("role") == "relevance"}
+        for key in set(self.results) - there:
+            del self.results[key]
+            self.displays.pop(key, None)
 
 
 _ALL: "WeakKeyDictionary[Any, Workplace]" = WeakKeyDictionary()
@@ -71,8 +76,7 @@ _ALL: "WeakKeyDictionary[Any, Workplace]" = WeakKeyDictionary()
 
 def workplace(viewer: Any) -> Workplace:
     """The one of this viewer."""
-    own = getattr(viewer, "__wrapped__", viewer)  # napari hands plugins a proxy, a new one each time
-    return _ALL.setdefault(own, Workplace())
+    return _ALL.setdefault(own_viewer(viewer), Workplace())
 
 
 def found_result(key: str) -> tuple[Workplace, Result] | None:

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from napari_xai._reader import viewer_in_use
 from napari_xai._record import check_record_place, write_record
+from napari_xai._viewer import viewer_in_use
 from napari_xai.layers import LABELS, WORLD, grid_of, volume_of
 from xai_io import ExportError, Volume, write_nifti
 

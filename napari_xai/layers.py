@@ -249,6 +249,11 @@ def on_one_grid(one: Any, other: Any, layers: Iterable[Any] = ()) -> bool:
     return first is not None and second is not None and same_grid(first, second)
 
 
+def is_scan(layer: Any) -> bool:
+    """Whether an image layer shows a scan; labels that were made of one keep its metadata, but have no window."""
+    return layer.metadata.get("napari_xai", {}).get("role") == "scan" and hasattr(layer, "contrast_limits")
+
+
 def scan_of(layers: Sequence[tuple[np.ndarray, Mapping[str, Any]]]) -> Volume:
     """The scan that the (data, metadata) of its channels' layers show, in whatever order they are given.
 

@@ -94,6 +94,16 @@ def scan():
 
 
 @pytest.fixture
+def relevance(scan):
+    """A red block with a peak, and a blue one, on the oblique scan."""
+    values = np.random.default_rng(1).normal(0, 0.01, scan.data.shape).astype(np.float32)
+    values[0, 10:14, 8:12, 5:8] = 1.0
+    values[0, 11, 9, 6] = 3.0
+    values[0, 2:5, 2:5, 2:5] = -1.5
+    return scan.with_data(values)
+
+
+@pytest.fixture
 def scan_file(scan, tmp_path):
     """The scan on disk."""
     write_nifti(tmp_path / "JaneDoe_1970.nii.gz", scan)

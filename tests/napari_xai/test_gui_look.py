@@ -25,16 +25,6 @@ SMOOTH = 0.1  # seconds from a step of the threshold's slider to the picture
 
 
 @pytest.fixture
-def relevance(scan):
-    """A red block with a peak, and a blue one, on the oblique scan."""
-    values = np.random.default_rng(1).normal(0, 0.01, scan.data.shape).astype(np.float32)
-    values[0, 10:14, 8:12, 5:8] = 1.0
-    values[0, 11, 9, 6] = 3.0
-    values[0, 2:5, 2:5, 2:5] = -1.5
-    return scan.with_data(values)
-
-
-@pytest.fixture
 def panel(viewer, qtbot):
     _, widget = viewer.window.add_plugin_dock_widget("napari-xai", "Relevance")
     qtbot.waitUntil(lambda: widget.panel is not None, timeout=30_000)

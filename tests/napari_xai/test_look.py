@@ -10,7 +10,7 @@ from scipy import ndimage
 from napari_xai._hotspots import cells, hot_spots, peak_index, regions_in
 from napari_xai._look import Look, read_look, write_look
 from napari_xai._map_statistics import MapStatistics
-from napari_xai._overlay import filtered
+from napari_xai._overlay import filtered, left_out
 from napari_xai.errors import ExplainError
 from napari_xai.layers import relevance_layers, scan_layers, to_ras
 from xai_io import Display, ExportError, Volume
@@ -24,16 +24,6 @@ from napari_xai._probe import probe  # noqa: E402
 from napari_xai._workplace import Workplace  # noqa: E402
 
 LOOK = Look.like(Display(window=(0, 100), limit=2.0, threshold=0.2))
-
-
-@pytest.fixture
-def relevance(scan):
-    """Red in one corner, blue in another, on the oblique scan."""
-    values = np.random.default_rng(1).normal(0, 0.01, scan.data.shape).astype(np.float32)
-    values[0, 10:14, 8:12, 5:8] = 1.0
-    values[0, 11, 9, 6] = 3.0
-    values[0, 2:5, 2:5, 2:5] = -1.5
-    return scan.with_data(values)
 
 
 @pytest.fixture
@@ -167,7 +157,7 @@ def test_a_map_of_nothing_and_one_with_nan_have_statistics():
 def test_smoothing_is_a_gaussian_in_mm_along_each_axis():
     point = np.zeros((41, 41, 41), np.float32)
     point[20, 20, 20] = 1
-    found = filtered(point, (1.0, 2.0, 0.5), replace(LOOK, smoothing=6.0))
+    found = filtered(point, (1.0, 2.0, 0.5), 6.0)
     for axis, size in enumerate((1.0, 2.0, 0.5)):
         line = np.moveaxis(found, axis, 0)[:, 20, 20]
         half = np.interp(3.0, (np.arange(41) - 20)[20:] * size, line[20:]) / line[20]
@@ -178,11 +168,11 @@ def test_smoothing_is_a_gaussian_in_mm_along_each_axis():
 
 def test_relevance_is_clipped_by_the_scan_and_by_a_mask(scan, relevance):
     values, under = relevance.data[0], scan.data[0]
-    found = filtered(values, (1, 1, 1), replace(LOOK, between=(20.0, 60.0)), scan=under)
+    found = filtered(values, (1, 1, 1), 0.0, left_out(replace(LOOK, between=(20.0, 60.0)), scan=under))
     assert np.array_equal(found != 0, (values != 0) & (under >= 20) & (under <= 60))
     mask = under > 90
-    assert np.array_equal(filtered(values, (1, 1, 1), LOOK, mask=mask), np.where(mask, values, 0))
-    assert filtered(values, (1, 1, 1), LOOK) is values
+    assert np.array_equal(filtered(values, (1, 1, 1), 0.0, left_out(LOOK, mask=mask)), np.where(mask, values, 0))
+    assert filtered(values, (1, 1, 1), 0.0, left_out(LOOK)) is values
 
 
 def test_the_map_itself_is_kept_and_comes_back(layers):

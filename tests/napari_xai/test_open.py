@@ -226,7 +226,7 @@ def test_a_maps_look_and_channel_come_back_and_what_was_put_over_it_does_not(sca
     paint(layer, look)
     layer.metadata["napari_xai"]["look"] = look.record
     map_ = layer.data
-    show_values(layer, filtered(map_, (1, 1, 1), look), look.words)
+    show_values(layer, filtered(map_, (1, 1, 1), look.smoothing), look.words)
     data, options, kind = layer.as_layer_data_tuple()
     write_layer(str(tmp_path / "map.nii.gz"), data, options)
     ((back, options, _),) = read(str(tmp_path / "map.nii.gz"))
