@@ -18,15 +18,12 @@ COLUMNS = ("No.", "Name", "Effect", "mm³", "Share", "Mean", "Peak", "Peak at (m
 MOST = 20
 
 
-def hot_spots(
-    values: npt.NDArray[Any], metadata: Mapping[str, Any], look: Look, *, least_mm3: float | None = None
-) -> tuple[Region, ...]:
+def hot_spots(values: npt.NDArray[Any], metadata: Mapping[str, Any], look: Look) -> tuple[Region, ...]:
     """Clusters of what is shown, the weightiest first; with no threshold there are none."""
     if look.display.threshold == 0:
         return ()
     volume = volume_of(values, metadata)
-    settings = {} if least_mm3 is None else {"least_mm3": least_mm3}
-    _, found = clusters(volume, look.display.threshold, sign=look.display.sign, most=MOST, **settings)
+    _, found = clusters(volume, look.display.threshold, sign=look.display.sign, most=MOST)
     return found
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_xai.layers import WORLD, is_scan, to_ras, to_world
+from xai_io.pictures.slices import direction
 
 __all__ = ["PLANES", "Grid", "Plane", "Seen", "base", "colored", "painted", "patient_mm", "position", "shown_layers"]
 
@@ -164,8 +165,7 @@ def patient_mm(layer: Any, index: Sequence[float]) -> tuple[float, float, float]
 
 def position(mm: Sequence[float]) -> str:
     """A point of the patient as radiologists write it: "L 12.0, P 40.5, S 8.0 mm"."""
-    sides = ("RL"[mm[0] < 0], "AP"[mm[1] < 0], "SI"[mm[2] < 0])
-    return ", ".join(f"{side} {abs(value):.1f}" for side, value in zip(sides, mm, strict=True)) + " mm"
+    return ", ".join(direction(value, axis) for axis, value in enumerate(mm)) + " mm"
 
 
 def _cut(layer: Any, grid: Grid, plane: Plane, number: int) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_] | None]:

@@ -19,7 +19,6 @@ from napari_xai._channel_rows import ChannelRows
 from napari_xai._channels import alike, channel_names, model_input
 from napari_xai._choices import Scan, regions, scans
 from napari_xai._estimate import Estimate
-from napari_xai._form import MethodForm
 from napari_xai._method_rows import MethodRows
 from napari_xai._open import reading_of
 from napari_xai._outcome import Outcome
@@ -31,7 +30,6 @@ from napari_xai._queue import Run
 from napari_xai._run_rows import RunRows, say
 from napari_xai._session import Job
 from napari_xai._settings import recent_models, remember_model, running
-from napari_xai._task import Task
 from napari_xai._words import about, predicted, summary, words
 from napari_xai._workplace import workplace
 from napari_xai.errors import ExplainError
@@ -100,15 +98,6 @@ class Panel(QWidget):  # type: ignore[misc]
             layer = self._add_region(scan, np.zeros(scan.layers[0].data.shape, np.uint8), f"region on {scan.name}")
             layer.mode, layer.brush_size = "paint", 6
 
-    @property
-    def form(self) -> MethodForm | None:
-        """The method's settings."""
-        return self.rows.form
-
-    @property
-    def _task(self) -> Task | None:
-        return self.runs.task
-
     # --- runs -------------------------------------------------------------------------------
 
     def _append(self, *, explains: bool) -> None:
@@ -123,7 +112,7 @@ class Panel(QWidget):  # type: ignore[misc]
         except Exception as error:
             say(error)
             return
-        title = f"{self.method.currentText() if explains else 'Prediction'} of {scan.name}"
+        title = f"{self.rows.method.currentText() if explains else 'Prediction'} of {scan.name}"
         self.runs.say_result("")
         self.runs.append(Run(session.explainer, volume, session.scans, title=title, known=session.known, job=job))
 
@@ -374,14 +363,12 @@ class Panel(QWidget):  # type: ignore[misc]
         rows.addRow(self._prediction)
         self.question = QuestionRows(rows)
         self.rows = MethodRows(rows, self.session.method)
-        self.method, self._form_place = self.rows.method, self.rows.place
         runs = self.runs
         self.predict_button, self.run_button, self.cancel_button = (
             runs.predict_button,
             runs.run_button,
             runs.cancel_button,
         )
-        self.progress, self.status, self.result = runs.progress, runs.status, runs.result
         self._pointing = Pointing(self._viewer, self.question, parent=self)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)

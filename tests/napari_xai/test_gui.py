@@ -23,8 +23,8 @@ pytestmark = pytest.mark.gui
 def run(panel, qtbot):
     """Press Run and wait for the end."""
     qtbot.mouseClick(panel.run_button, Qt.MouseButton.LeftButton)
-    assert panel._task is not None
-    qtbot.waitUntil(lambda: panel._task is None, timeout=120_000)
+    assert panel.runs.task is not None
+    qtbot.waitUntil(lambda: panel.runs.task is None, timeout=120_000)
 
 
 def dock_of(panel):
@@ -51,11 +51,11 @@ def _held_up(viewer, panel, qtbot):
         viewer.dims.set_current_step(0, number)
         qtbot.wait(250)
     late = clock.stop()
-    assert panel._task is not None
+    assert panel.runs.task is not None
     assert panel.run_button.text() == "Queue"
     asked = time.perf_counter()
     qtbot.mouseClick(panel.cancel_button, Qt.MouseButton.LeftButton)
-    qtbot.waitUntil(lambda: panel._task is None, timeout=20_000)
+    qtbot.waitUntil(lambda: panel.runs.task is None, timeout=20_000)
     return late, time.perf_counter() - asked
 
 
@@ -63,13 +63,13 @@ def test_a_sample_is_explained(viewer, panel, qtbot):
     viewer.open_sample("napari-xai", "brain_lesion")
     (scan,) = viewer.layers
     assert viewer.dims.axis_labels == ("S-I", "A-P", "R-L")
-    assert panel.status.text() == "Choose a model first."
+    assert panel.runs.status.text() == "Choose a model first."
     assert not panel.run_button.isEnabled()
 
     panel.model.setCurrentIndex(panel.model.findText("Lesion classifier"))
     panel.model.activated.emit(panel.model.currentIndex())
-    qtbot.waitUntil(lambda: panel._task is None, timeout=30_000)
-    assert panel.run_button.isEnabled(), panel.status.text()
+    qtbot.waitUntil(lambda: panel.runs.task is None, timeout=30_000)
+    assert panel.run_button.isEnabled(), panel.runs.status.text()
     run(panel, qtbot)
 
     assert viewer.layers[0] is scan
@@ -84,7 +84,7 @@ def test_a_sample_is_explained(viewer, panel, qtbot):
     assert found.colormap.map(np.array([0.5]))[0, 3] == 0
     assert found.name.startswith("lrp: why ")
     assert found.metadata["napari_xai"]["provenance"]["method"] == "lrp"
-    assert "Score" in panel.result.text()
+    assert "Score" in panel.runs.result.text()
     assert said("error") == []
 
     # The hottest voxel lies in the lesion, and the picture shows its slice.
@@ -117,7 +117,7 @@ def test_a_region_of_a_segmentation_is_explained(viewer, panel, qtbot, segmenter
     assert "why 'lesion' (class 1) in a region of" in found.name
     (prediction,) = [x for x in viewer.layers if x.metadata["napari_xai"]["role"] == "prediction"]
     assert not prediction.visible
-    assert "background" not in panel.result.text()
+    assert "background" not in panel.runs.result.text()
     assert np.array_equal(prediction.affine.affine_matrix, found.affine.affine_matrix)
     run(panel, qtbot)
     assert len(relevance(viewer)) == 2
@@ -144,8 +144,8 @@ def test_a_run_is_cancelled_and_never_holds_up_the_window(viewer, panel, qtbot, 
             break
     record_property("event loop held up in ms", f"{1000 * late:.0f}")
     record_property("cancelled after ms", f"{1000 * took:.0f}")
-    assert 0 < panel.progress.value() < panel.progress.maximum()
-    assert panel.status.text() == "Cancelled; nothing was kept."
+    assert 0 < panel.runs.progress.value() < panel.runs.progress.maximum()
+    assert panel.runs.status.text() == "Cancelled; nothing was kept."
     assert len(viewer.layers) == 1
     assert said("error") == []
     assert panel.run_button.isEnabled()
@@ -158,10 +158,10 @@ def test_the_activity_dock_cancels_too(viewer, panel, qtbot, classifier, scan):
     load(panel, qtbot, classifier)
     choose(panel, "occlusion", size=6.0, stride=2.0)
     qtbot.mouseClick(panel.run_button, Qt.MouseButton.LeftButton)
-    qtbot.waitUntil(lambda: panel.progress.value() > 0, timeout=30_000)
-    panel._task._activity.cancel()  # what its button does
-    qtbot.waitUntil(lambda: panel._task is None, timeout=20_000)
-    assert panel.status.text() == "Cancelled; nothing was kept."
+    qtbot.waitUntil(lambda: panel.runs.progress.value() > 0, timeout=30_000)
+    panel.runs.task._activity.cancel()  # what its button does
+    qtbot.waitUntil(lambda: panel.runs.task is None, timeout=20_000)
+    assert panel.runs.status.text() == "Cancelled; nothing was kept."
     assert len(viewer.layers) == 1
 
 
@@ -170,8 +170,8 @@ def test_closing_the_window_ends_the_run(viewer, panel, qtbot, classifier, scan)
     load(panel, qtbot, classifier)
     choose(panel, "occlusion", size=6.0, stride=1.0)
     qtbot.mouseClick(panel.run_button, Qt.MouseButton.LeftButton)
-    qtbot.waitUntil(lambda: panel.progress.value() > 0, timeout=30_000)
-    worker = panel._task._worker
+    qtbot.waitUntil(lambda: panel.runs.progress.value() > 0, timeout=30_000)
+    worker = panel.runs.task._worker
     viewer.close()
     qtbot.waitUntil(lambda: not worker.is_running, timeout=20_000)
     qtbot.wait(100)
@@ -183,9 +183,9 @@ def test_closing_the_dock_ends_the_run(viewer, panel, qtbot, classifier, scan):
     load(panel, qtbot, classifier)
     choose(panel, "occlusion", size=6.0, stride=1.0)
     qtbot.mouseClick(panel.run_button, Qt.MouseButton.LeftButton)
-    qtbot.waitUntil(lambda: panel.progress.value() > 0, timeout=30_000)
+    qtbot.waitUntil(lambda: panel.runs.progress.value() > 0, timeout=30_000)
     viewer.window.remove_dock_widget(dock_of(panel))
-    qtbot.waitUntil(lambda: panel._task is None, timeout=20_000)
+    qtbot.waitUntil(lambda: panel.runs.task is None, timeout=20_000)
     assert len(viewer.layers) == 1
 
 
@@ -199,14 +199,14 @@ def test_what_is_wrong_is_said_once_and_without_a_traceback(
     assert said("error")[-1] == "Choose a model first."
     load(panel, qtbot, tmp_path / "gone")
     assert "gone does not exist" in said("error")[-1]
-    assert "is not loaded" in panel.status.text()
+    assert "is not loaded" in panel.runs.status.text()
     load(panel, qtbot, classifier)
     assert panel.run_button.isEnabled()
 
     for layer in small(scan.with_data(np.concatenate([scan.data, scan.data])), "two"):
         viewer.add_layer(layer)
     panel.scan.setCurrentText("two")
-    assert "The scan has 2 channel(s), but the model takes 1 (T1)" in panel.status.text()
+    assert "The scan has 2 channel(s), but the model takes 1 (T1)" in panel.runs.status.text()
     assert not panel.run_button.isEnabled()
     panel.run()
     assert "2 channel(s)" in said("error")[-1]
@@ -241,7 +241,7 @@ def test_a_silent_failure_becomes_a_warning(viewer, panel, qtbot, classifier, sc
     choose(panel, "saliency")
     run(panel, qtbot)
     assert said("warning") == ["saliency: the map is constant."]
-    assert "⚠ The map is constant" in panel.result.text()
+    assert "⚠ The map is constant" in panel.runs.result.text()
     assert len(relevance(viewer)) == 1
 
 
@@ -250,12 +250,12 @@ def test_every_method_has_a_form_that_gives_back_its_defaults(viewer, panel):
 
     for name, kind in methods().items():
         choose(panel, name)
-        forms = [one for one in panel.findChildren(type(panel.form)) if one.parent() is panel._form_place]
-        assert forms == [panel.form]  # none shines through
-        assert kind(**panel.form.values) == kind()
+        forms = [one for one in panel.findChildren(type(panel.rows.form)) if one.parent() is panel.rows.place]
+        assert forms == [panel.rows.form]  # none shines through
+        assert kind(**panel.rows.form.values) == kind()
     choose(panel, "occlusion", fill=0.5, unit="voxel")
-    assert panel.form.values["fill"] == "0.5"
-    assert panel.form.values["unit"] == "voxel"
+    assert panel.rows.form.values["fill"] == "0.5"
+    assert panel.rows.form.values["unit"] == "voxel"
 
 
 def test_a_method_made_of_another_and_a_label_map_from_the_viewer(viewer, panel, qtbot, segmenter, scan):
@@ -277,7 +277,7 @@ def test_a_method_made_of_another_and_a_label_map_from_the_viewer(viewer, panel,
     assert ablated["count"] == 1
     assert "sha256" in ablated["features"]
     assert integrated["baseline"].startswith("inpaint in mask(")
-    panel.form.set(baseline="inpaint:nowhere")
+    panel.rows.form.set(baseline="inpaint:nowhere")
     run(panel, qtbot)
     assert "nowhere does not exist" in said("error")[-1]
 

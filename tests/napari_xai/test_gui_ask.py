@@ -121,7 +121,7 @@ def test_runs_wait_for_their_turn_and_maps_appear_on_their_way(viewer, panel, qt
         if late < LATE:
             break
     assert late < LATE
-    qtbot.waitUntil(lambda: "left" in panel.status.text(), timeout=20_000)
+    qtbot.waitUntil(lambda: "left" in panel.runs.status.text(), timeout=20_000)
     assert panel.run_button.text() == "Queue"
     for method in ("saliency", "input-x-gradient", "guided-backprop"):
         choose(panel, method)
@@ -142,11 +142,11 @@ def test_runs_wait_for_their_turn_and_maps_appear_on_their_way(viewer, panel, qt
     choose(panel, "rise", samples=100_000)
     panel.run()
     panel.run()
-    qtbot.waitUntil(lambda: panel.progress.value() > 0, timeout=20_000)
+    qtbot.waitUntil(lambda: panel.runs.progress.value() > 0, timeout=20_000)
     qtbot.mouseClick(panel.runs.cancel_all_button, Qt.MouseButton.LeftButton)
     idle(panel, qtbot)
     assert len(panel.runs.queue) == 0
-    assert panel.status.text() == "Cancelled; nothing was kept."
+    assert panel.runs.status.text() == "Cancelled; nothing was kept."
     assert said("error") == []
 
 
@@ -156,8 +156,8 @@ def test_efforts_are_settings(viewer, panel):
     assert rows.effort.currentText() == "Usual"
     rows.effort.setCurrentText("Fast look")
     rows.effort.activated.emit(rows.effort.currentIndex())
-    assert panel.form.values["samples"] == 100
-    panel.form.set(samples=123)
+    assert panel.rows.form.values["samples"] == 100
+    panel.rows.form.set(samples=123)
     assert rows.effort.currentText() == "Own settings"
     choose(panel, "lrp")
     assert not rows.effort.isVisibleTo(panel)
@@ -199,7 +199,7 @@ def test_docks_that_were_closed_hear_nothing(viewer, panel, qtbot, classifier, s
         assert not isalive(closed[-1])
     panel.run()
     idle(panel, qtbot)
-    assert "Score" in panel.result.text()
+    assert "Score" in panel.runs.result.text()
     assert [layer.visible for layer in viewer.layers] == [True, False, True]  # one map at a time
     shown.contrast_limits = (0, 33)
     viewer.layers[-1].contrast_limits = (-1, 1)
@@ -244,10 +244,10 @@ def test_open_scans_become_the_channels_of_a_model(viewer, panel, qtbot, classif
     object.__setattr__(loaded, "in_channels", 2)
     object.__setattr__(loaded, "channel_names", ("T1", "FLAIR"))
     show(viewer, scan, "patient T1")
-    assert "Choose a scan for FLAIR" in panel.status.text()
+    assert "Choose a scan for FLAIR" in panel.runs.status.text()
     assert not panel.run_button.isEnabled()
     show(viewer, scan.with_data(scan.data + 1), "patient FLAIR")
-    assert panel.run_button.isEnabled(), panel.status.text()
+    assert panel.run_button.isEnabled(), panel.runs.status.text()
     assert model_input(panel.session, scans(viewer.layers)).channels == 2
     viewer.layers.remove(viewer.layers[-1])
     assert "Choose a scan for FLAIR" in panel.run_button.toolTip()

@@ -81,7 +81,7 @@ def test_from_a_dropped_folder_to_a_report(viewer, qtbot, tmp_path, capfd):
     assert "Predicted: lesion" in explain._prediction.text()
     lesion = {name: k for k, name in explain.session.classes.items()}["lesion"]
     explain.question.choose(target=lesion)
-    explain.method.setCurrentIndex(explain.method.findData("lrp"))
+    explain.rows.method.setCurrentIndex(explain.rows.method.findData("lrp"))
     walk.picture("ask")
     walk.click(explain.run_button)
     walk.wait(lambda: not explain.runs.busy)
@@ -114,7 +114,7 @@ def test_from_a_dropped_folder_to_a_report(viewer, qtbot, tmp_path, capfd):
 
     # Compare with occlusion.
     explain_dock.raise_()
-    explain.method.setCurrentIndex(explain.method.findData("occlusion"))
+    explain.rows.method.setCurrentIndex(explain.rows.method.findData("occlusion"))
     explain.rows.effort.setCurrentText("Fast look")
     explain.rows.effort.activated.emit(explain.rows.effort.currentIndex())
     walk.click(explain.run_button)

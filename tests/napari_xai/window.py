@@ -29,8 +29,8 @@ def idle(panel, qtbot):
 
 def choose(panel, method, **settings):
     """Choose a method, and its settings."""
-    panel.method.setCurrentIndex(panel.method.findData(method))
-    panel.form.set(**settings)
+    panel.rows.method.setCurrentIndex(panel.rows.method.findData(method))
+    panel.rows.form.set(**settings)
 
 
 def said(severity):
