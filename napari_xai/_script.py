@@ -86,12 +86,28 @@ def recipe(job: "Job", model: Path, folder: Path) -> Recipe:
     sliding = explainer.windows
     windows = {} if sliding == explainer.loaded.windows else {"windows": sliding}
     trust = bool(explainer.loaded.ran)
+    run = _Run(where, model, folder, job.method, settings, said, windows, reading, trust)
     return Recipe(
-        python=_python(where, model, folder, job.method, settings, said | windows, reading, trust=trust),
+        python=_python(run),
         volumes=kept,
-        _words=_words(where, model, folder, job.method, settings, said, windows, reading, trust=trust),
+        _words=_words(run),
         _unsaid=_unsaid(windows, explainer.loaded.windows),
     )
+
+
+@dataclass(frozen=True, eq=False)
+class _Run:
+    """What both say: where things are, the method and its settings, what is asked, and how scan and model are read."""
+
+    scan: str
+    model: Path
+    folder: Path
+    method: Method
+    settings: Mapping[str, Any]
+    said: Mapping[str, Any]
+    windows: Mapping[str, Any]
+    reading: Reading
+    trust: bool
 
 
 def _settings(method: Method, place: Any) -> dict[str, Any]:
@@ -127,20 +143,11 @@ def _text(value: Any, place: Any) -> str:
 # --- Python -----------------------------------------------------------------------------------
 
 
-def _python(
-    scan: str,
-    model: Path,
-    folder: Path,
-    method: Method,
-    settings: Mapping[str, Any],
-    said: Mapping[str, Any],
-    reading: Reading,
-    *,
-    trust: bool,
-) -> str:
-    call = _call(method, settings)
+def _python(run: _Run) -> str:
+    said, reading = {**run.said, **run.windows}, run.reading
     arguments = {name: repr(value) for name, value in said.items()}
-    imports = [f"from methods3d import {', '.join(_classes(method, settings))}", "from napari_xai import explain"]
+    classes = ", ".join(_classes(run.method, run.settings))
+    imports = [f"from methods3d import {classes}", "from napari_xai import explain"]
     names = ["Choices"] if reading.choices != Choices() else []
     if reading != Reading():
         imports.append("from napari_xai.reading import Reading")
@@ -149,11 +156,11 @@ def _python(
         names.append("WindowSettings")
     if names:
         imports.append(f"from xai_io import {', '.join(names)}")
-    if trust:
+    if run.trust:
         arguments["trust"] = "True"  # the model brings code, and it was run
-    lines = [f"    {str(scan)!r},", f"    {str(model)!r},", f"    method={call},"]
+    lines = [f"    {run.scan!r},", f"    {str(run.model)!r},", f"    method={_call(run.method, run.settings)},"]
     lines += [f"    {name}={value}," for name, value in arguments.items()]
-    return "\n".join([*imports, "", "found = explain(", *lines, ")", f"found.save({str(folder)!r})", ""])
+    return "\n".join([*imports, "", "found = explain(", *lines, ")", f"found.save({str(run.folder)!r})", ""])
 
 
 def _classes(method: Method, settings: Mapping[str, Any]) -> list[str]:
@@ -188,35 +195,24 @@ def _plain(reading: Reading) -> str:
 # --- the command line -------------------------------------------------------------------------
 
 
-def _words(
-    scan: str,
-    model: Path,
-    folder: Path,
-    method: Method,
-    settings: Mapping[str, Any],
-    said: Mapping[str, Any],
-    windows: Mapping[str, Any],
-    reading: Reading,
-    *,
-    trust: bool,
-) -> tuple[str, ...]:
-    words = ["napari-xai", "explain", scan, "--model", str(model), "--method", method.name]
-    words += _flags(settings)
-    for name, value in said.items():
+def _words(run: _Run) -> tuple[str, ...]:
+    words = ["napari-xai", "explain", run.scan, "--model", str(run.model), "--method", run.method.name]
+    words += _flags(run.settings)
+    for name, value in run.said.items():
         words += [f"--{name}", str(value)]
-    if "windows" in windows:
-        sliding = windows["windows"]
+    if "windows" in run.windows:
+        sliding = run.windows["windows"]
         size = "none" if sliding is None else sliding.roi_size
         size = (size,) * 3 if isinstance(size, int) else size
         words += ["--window", size if isinstance(size, str) else ",".join(map(str, size))]
         words += [] if sliding is None else ["--overlap", str(sliding.overlap)]
-    if reading.series is not None:
-        words += ["--series", str(reading.series)]
+    if run.reading.series is not None:
+        words += ["--series", str(run.reading.series)]
     for f in fields(Choices):
-        value = getattr(reading.choices, f.name)
+        value = getattr(run.reading.choices, f.name)
         if value != f.default:
             words += [f"--{f.name.replace('_', '-')}", str(value)]
-    return (*words, *(["--trust"] if trust else []), "--out", str(folder))
+    return (*words, *(["--trust"] if run.trust else []), "--out", str(run.folder))
 
 
 def _flags(settings: Mapping[str, Any], start: str = "") -> list[str]:
